@@ -24,7 +24,8 @@ def split_of(
     held_out:float=.05,    # Share of groups for validation, and again for test; 0 to 0.5
 )->str:                    # One of `SPLITS`
     "The split of a group: the same today, tomorrow, and when other documents come or go."
-    u = int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest(), 'big')/2**64
+    # its own hash: files are sampled in the order of a plain hash of their names, and a sample must not be one split
+    u = int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8, person=b'split').digest(), 'big')/2**64
     return 'test' if u < held_out else 'validation' if u < 2*held_out else 'train'
 
 # %% ../nbs/15_shards.ipynb #15-008
