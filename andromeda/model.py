@@ -92,7 +92,6 @@ def parameter_count(
     block = norms*d + d*(q + 2*kv) + q*d + d*into_ff + ff*d
     return c.layers*block + d + embedding*c.vocab*d
 
-# %% ../nbs/21_model.ipynb #21-014
 def flops_per_token(
     config:ModelConfig,
     T:int,                # Length of the training texts, tokens
@@ -105,7 +104,7 @@ def flops_per_token(
     c = config
     return 6*parameter_count(c) + 12*c.layers*c.heads*c.d_head*T*(.5 if causal else 1)
 
-# %% ../nbs/21_model.ipynb #21-020
+# %% ../nbs/21_model.ipynb #21-018
 class PalmBlock(nn.Module):
     "`x + attention(norm(x)) + swiglu(norm(x))`: both parts side by side, one norm, no bias."
     def __init__(self, config:ModelConfig):
@@ -126,7 +125,7 @@ class PalmBlock(nn.Module):
         mixed = attention(q, k, v.unsqueeze(2)).flatten(2)
         return x_BTC + self.attn_out(mixed) + self.ff_out(F.silu(gate)*value)
 
-# %% ../nbs/21_model.ipynb #21-022
+# %% ../nbs/21_model.ipynb #21-020
 class MptBlock(nn.Module):
     "`x = x + attention(norm_1(x))`, then `x + gelu_mlp(norm_2(x))`: one after the other, no bias."
     def __init__(self, config:ModelConfig):
@@ -145,7 +144,7 @@ class MptBlock(nn.Module):
         x_BTC = x_BTC + self.attn_out(attention(q, k, v, bias_HTT).flatten(2))
         return x_BTC + self.ff_out(F.gelu(self.ff_in(self.norm_2(x_BTC))))
 
-# %% ../nbs/21_model.ipynb #21-024
+# %% ../nbs/21_model.ipynb #21-022
 class LM(nn.Module):
     """A causal language model: token ids in, scores of the next token out. Equal `config` and `seed`, equal weights.
 
@@ -193,7 +192,7 @@ def _bad_ids(ids:Tensor, vocab:int)->str:
     return (f"Token ids run from {ids.min().item()} to {ids.max().item()}, but this model knows 0..{vocab-1}: was the text "
             f"made with another tokenizer? Use the model's own, or build the model with its vocab.")
 
-# %% ../nbs/21_model.ipynb #21-026
+# %% ../nbs/21_model.ipynb #21-024
 @torch.no_grad()
 def init_weights(model:LM):
     "Sets fresh weights by the family's rule; matrices are expected as `nn.Linear` made them, norms at 1."
@@ -205,7 +204,7 @@ def init_weights(model:LM):
     for block in model.blocks:
         for out in (block.attn_out, block.ff_out): out.weight /= math.sqrt(2*model.config.layers)
 
-# %% ../nbs/21_model.ipynb #21-039
+# %% ../nbs/21_model.ipynb #21-036
 def describe(config:ModelConfig)->str:
     "A configuration in a few lines for people: shape, size, cost."
     c,n = config, parameter_count(config)
@@ -220,7 +219,7 @@ def describe(config:ModelConfig)->str:
         f"memory      {bytes_text(4*n)} of weights, {bytes_text(16*n)} to train in fp32 with AdamW, and activations",
     ])
 
-# %% ../nbs/21_model.ipynb #21-042
+# %% ../nbs/21_model.ipynb #21-039
 @torch.no_grad()
 def generate(
     model:LM,

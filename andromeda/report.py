@@ -83,9 +83,10 @@ def _trained_on(result:dict)->str:
     ledger = result.get('ledger') or []
     if not ledger: return ''
     kept,read,size = (sum(row.get(k) or 0 for row in ledger) for k in ('kept', 'read', 'kept_bytes'))
-    tiers = dict.fromkeys(row['tier'] for row in ledger if row.get('tier'))
+    tiers = sorted({row['tier'] for row in ledger if row.get('tier')}, key=_tier_rank)
+    where = f" in the tier{'s'*(len(tiers) > 1)} {_joined(tiers)}" if tiers else ''
     return (f"Text: {kept:,} of {read:,} documents kept, {bytes_text(size)}, from {len(ledger)} "
-            f"source{'s'*(len(ledger) != 1)}" + (f" in the tiers {_joined(sorted(tiers, key=_tier_rank))}." if tiers else '.'))
+            f"source{'s'*(len(ledger) != 1)}{where}.")
 
 def _head(result:dict)->Html:
     "Title, one card per model, the text it read, the verdict."
@@ -101,8 +102,9 @@ def _head(result:dict)->Html:
                               _element('div.soft', ' · '.join(filter(None, facts)))))
     return Html(_element('h1', f"Andromeda: {result.get('recipe', 'a run')}") + _element('div.cards', *cards)
                 + _element('p', _trained_on(result)) + _element('ul.verdict', *(_element('li', s) for s in verdict(result)))
-                + _element('p.soft', 'Bits per byte: how many bits the model needs on average for a byte of text it has not '
-                           'seen. Fewer is better; 8 is knowing nothing. Models with different tokenizers can be compared.'))
+                + _element('p.soft', 'Bits per byte: how many bits the model needs on average for a byte of text it has '
+                           'not seen. Fewer is better; 8 is knowing nothing. Models with different tokenizers can be '
+                           'compared.'))
 
 # %% ../nbs/53_report.ipynb #53-026
 def _stage_marks(models:dict)->list:
@@ -166,8 +168,8 @@ def _stages(result:dict)->str:
     span = [b for v in scores for s in v if (b := _bits(v, s)) is not None]
     out = []
     for name,m in models.items() if sources else ():
-        series = {f'{s} ({tiers.get(s, UNTIERED)})': [(g['tokens'], _bits(g.get('validation') or {}, s)) for g in m['stages']]
-                  for s in sources}
+        series = {f'{s} ({tiers.get(s, UNTIERED)})':
+                  [(g['tokens'], _bits(g.get('validation') or {}, s)) for g in m['stages']] for s in sources}
         chart = curves(series, 'training tokens', 'validation, bits per byte', y_span=span, width=480, height=280,
                        marks=[(g['tokens'], f"after {g['stage']}") for g in m['stages']])
         numbers = _element('div.wide', _stage_table(result, m['stages'], sources))
@@ -200,8 +202,8 @@ def _test(result:dict)->str:
     chart = bars({tier: {n: bits[tier] for n,bits in by_tier.items()} for tier in [*dict.fromkeys(tiers.values()), 'all']},
                  'test, bits per byte', form=BITS, width=760)
     heads = {('source',): 'Source', ('tier',): 'Tier', ('bytes',): 'Test text'} | {n: n for n in scores}
-    numbers = table([_best_bold(r, list(scores)) for r in rows], heads, dict.fromkeys(scores, BITS) | {('bytes',): bytes_text},
-                    most=len(rows))
+    numbers = table([_best_bold(r, list(scores)) for r in rows], heads,
+                    dict.fromkeys(scores, BITS) | {('bytes',): bytes_text}, most=len(rows))
     return chart + _element('div.wide', numbers)
 
 def _comparisons(result:dict)->str:
@@ -282,19 +284,23 @@ def _run(result:dict)->str:
         total = sum(timing.values())
         share = {part: seconds/total if total else 0 for part,seconds in timing.items()}
         rows = [dict(part=p, time=time_text(s), share=share[p], meter=_meter(share[p])) for p,s in timing.items()]
-        rows.append(dict(part=_element('b', 'all'), time=time_text(total)))
+        rows.append(dict(part=_element('b', 'all'), time=time_text(total), share=1., meter=''))
         heads = dict(part='Part', time='Time', share='Share', meter='')
         out.append(_element('h3', 'Time') + _element('div.wide', table(rows, heads, dict(share='.0%'))))
     if result.get('files'):
         heads = dict(path='File', bytes='Size', what='What it is')
-        out.append(_element('h3', 'Files') + _element('div.wide', table(result['files'], heads, dict(bytes=bytes_text), most=1000)))
+        files = table(result['files'], heads, dict(bytes=bytes_text), most=1000)
+        out.append(_element('h3', 'Files') + _element('div.wide', files))
     return ''.join(out)
 
 # %% ../nbs/53_report.ipynb #53-045
 _THEME = """
-:root{color-scheme:light dark; --bg:#fff; --fg:#1b1f24; --soft:#59616b; --box:#f3f4f6; --line:#cfd4da; --yes:#006b4b; --no:#a63c00}
-@media (prefers-color-scheme:dark){:root{--bg:#14171b; --fg:#e7e9ec; --soft:#a3abb5; --box:#1f242a; --line:#3b434c; --yes:#4fd1a1;
-  --no:#ff9d66; --am-1:#56b4e9; --am-2:#f08445; --am-3:#2cc295; --am-4:#d98cba; --am-5:#d9ac3c; --am-6:#a0a6ad}}
+:root {color-scheme:light dark; --bg:#fff; --fg:#1b1f24; --soft:#59616b; --box:#f3f4f6; --line:#cfd4da; --yes:#006b4b;
+  --no:#a63c00}
+@media (prefers-color-scheme:dark) {
+  :root {--bg:#14171b; --fg:#e7e9ec; --soft:#a3abb5; --box:#1f242a; --line:#3b434c; --yes:#4fd1a1; --no:#ff9d66;
+    --am-1:#56b4e9; --am-2:#f08445; --am-3:#2cc295; --am-4:#d98cba; --am-5:#d9ac3c; --am-6:#a0a6ad}
+}
 * {box-sizing:border-box}
 body {margin:0 auto; padding:1.2rem 1.5rem 4rem; max-width:1120px; background:var(--bg); color:var(--fg);
   font:15px/1.5 system-ui,sans-serif}
@@ -328,8 +334,8 @@ pre {background:var(--box); border:1px solid var(--line); border-radius:4px; pad
   body {max-width:none; padding:0; font-size:10pt}
   .pair {display:block}
   .wide {overflow:visible}
-  table {font-size:8.5pt}
-  th,td {padding:.15rem .4rem; overflow-wrap:anywhere}
+  table {font-size:7.5pt}
+  th,td {padding:.12rem .3rem; overflow-wrap:break-word}
   tr,figure,.card,.sample {break-inside:avoid}
   h2,h3 {break-after:avoid}
 }

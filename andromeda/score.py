@@ -51,7 +51,7 @@ def bits_per_byte(
     if total <= 0: raise ValueError("Bits per byte of 0 bytes: the documents to score are missing or empty.")
     return float(np.sum(nats)/math.log(2)/total)
 
-# %% ../nbs/40_score.ipynb #40-020
+# %% ../nbs/40_score.ipynb #40-018
 def bits_per_byte_interval(
     nats:np.ndarray,     # Nats of each document
     n_bytes:np.ndarray,  # UTF-8 bytes of each document
@@ -71,7 +71,7 @@ def bits_per_byte_interval(
     low,high = np.quantile(np.concatenate(ratios), [(1-level)/2, (1+level)/2])
     return float(low), float(high)
 
-# %% ../nbs/40_score.ipynb #40-025
+# %% ../nbs/40_score.ipynb #40-023
 def _windows(
     n:int,       # Tokens of the document
     window:int,  # Most tokens a model reads at once
@@ -89,7 +89,7 @@ def _windows(
         done = end
     return spans
 
-# %% ../nbs/40_score.ipynb #40-028
+# %% ../nbs/40_score.ipynb #40-026
 def _score_batch(
     model,        # Maps ids_BT to logits_BTV
     batch:list,   # (document number, ids to read, next ids, how many of the last next ids count)
@@ -107,7 +107,7 @@ def _score_batch(
     nats_N = F.cross_entropy(logits_NV, next_BT[counts_BT], reduction='none').double()
     return torch.zeros(B, dtype=torch.float64, device=device).index_add_(0, counts_BT.nonzero()[:, 0], nats_N).cpu().numpy()
 
-# %% ../nbs/40_score.ipynb #40-029
+# %% ../nbs/40_score.ipynb #40-027
 def document_nats(
     model,                  # Causal: maps ids_BT (int64) to logits_BTV; a torch module or any function
     docs:list[np.ndarray],  # Token ids of each document, without end-of-text
@@ -146,7 +146,7 @@ def document_nats(
         if training: model.train()
     return nats
 
-# %% ../nbs/40_score.ipynb #40-038
+# %% ../nbs/40_score.ipynb #40-035
 _BITS = 9             # a symbol: 0 is "nothing here", 1 the start of a document, 2..257 a byte
 _MOST = 64 // _BITS   # symbols that fit a 64-bit integer
 
@@ -169,7 +169,7 @@ def _packed(
         packed[back:] |= symbols[:len(symbols)-back]
     return packed[symbols > 1]
 
-# %% ../nbs/40_score.ipynb #40-041
+# %% ../nbs/40_score.ipynb #40-038
 def _run_starts(x:np.ndarray)->np.ndarray:
     "Where each run of equal values begins in a sorted array."
     return np.flatnonzero(np.concatenate([[True], x[1:] != x[:-1]]))
@@ -195,7 +195,7 @@ def _gram_tables(
         counts,grams = np.add.reduceat(weight, starts),grams[starts]
     return tables[::-1]
 
-# %% ../nbs/40_score.ipynb #40-044
+# %% ../nbs/40_score.ipynb #40-041
 def kneser_ney(
     grams:np.ndarray,   # Sorted packed n-grams of one length
     counts:np.ndarray,  # Their counts, 1 or more
@@ -217,7 +217,7 @@ def kneser_ney(
     share = (counts-taken)/np.repeat(total, np.diff(starts, append=len(grams)))
     return share, contexts[starts], np.add.reduceat(taken, starts)/total
 
-# %% ../nbs/40_score.ipynb #40-045
+# %% ../nbs/40_score.ipynb #40-042
 @dataclass(frozen=True, repr=False)
 class ByteNgram:
     "Predicts each byte from the `order-1` bytes before it, by counting: what context alone gives, without learning."
@@ -268,7 +268,7 @@ def _look_up(keys:np.ndarray, values:np.ndarray, wanted:np.ndarray, missing:floa
     at = np.minimum(np.searchsorted(keys, wanted), len(keys)-1)
     return np.where(keys[at] == wanted, values[at], missing)
 
-# %% ../nbs/40_score.ipynb #40-056
+# %% ../nbs/40_score.ipynb #40-054
 def _xz_child():
     """Sizes after `xz -9` of the training text, alone and followed by each text. Runs in its own process, by its source.
 
@@ -312,7 +312,7 @@ def xz_bits(
     alone,*sizes = json.loads(done.stdout)
     return {name: 8.*(size-alone) for name,size in zip(texts, sizes)}
 
-# %% ../nbs/40_score.ipynb #40-059
+# %% ../nbs/40_score.ipynb #40-057
 def _by_source(
     evals:dict,  # {split: {source: [(tokens, bytes), ..]}}
     nats_of,     # List of (tokens, bytes) -> nats of each
@@ -335,7 +335,7 @@ def model_scores(
     "Bits per byte of a model on every source."
     return _by_source(evals, lambda pairs: document_nats(model, [ids for ids,_ in pairs], window, stride, eot, batch_tokens))
 
-# %% ../nbs/40_score.ipynb #40-060
+# %% ../nbs/40_score.ipynb #40-058
 def baselines(
     train_docs:list[bytes],             # The text the model was trained on, one document each
     train_tokens:np.ndarray,            # The same as token ids
@@ -364,7 +364,7 @@ def baselines(
         out['xz'][split][source] = dict(bits_per_byte=bits_per_byte(b*math.log(2), size), bytes=size)
     return out
 
-# %% ../nbs/40_score.ipynb #40-068
+# %% ../nbs/40_score.ipynb #40-066
 def by_tier(
     scores:dict[str, dict],  # {source: {"bits_per_byte", "bytes"}}
     tiers:dict[str, str],    # {source: tier}

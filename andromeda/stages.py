@@ -157,11 +157,11 @@ def stage_ends(recipe:Recipe)->dict[int,str]:
 PROMPTS = ('The function returns', 'class Queue:\n    def ', '### Instruction\nWrite the Python function `mean`')
 
 def tiny()->tuple[Recipe,...]:
-    "Both families at about 1.3 million parameters, three stages on text that is on this machine."
+    "Both families at about a million parameters, three stages on text that is on this machine."
     corpus = Corpus(sources=('docstrings', 'manuals', 'stdlib', 'pairs'), vocab=2048, tokenizer_mb=3,
                     limit_mb=dict(docstrings=14, stdlib=4, pairs=5))
-    high = Stage(name='high', tier='high', tokens=800_000, peak_lr=4e-3, warmup_tokens=40_000, final_lr_share=.7)
-    medium = replace(high, name='medium', tier='medium', tokens=600_000, peak_lr=2.8e-3, warmup_tokens=0, replay=.3)
+    high = Stage(name='high', tier='high', tokens=350_000, peak_lr=4e-3, warmup_tokens=30_000, final_lr_share=.7)
+    medium = replace(high, name='medium', tier='medium', tokens=250_000, peak_lr=2.8e-3, warmup_tokens=0, replay=.3)
     low = replace(medium, name='low', tier='low', peak_lr=2e-3, replay=.5, final_lr_share=.03)
     palm = Recipe(name='tiny-palm', model='palm-tiny', corpus=corpus, stages=(high, medium, low), prompts=PROMPTS)
     return palm, replace(palm, name='tiny-mpt', model='mpt-tiny', weight_decay=0.)
@@ -169,10 +169,10 @@ def tiny()->tuple[Recipe,...]:
 def small()->tuple[Recipe,...]:
     "Both families at about 5 million parameters, all of the text that is on this machine, half an hour on two cores."
     corpus = Corpus(sources=('docstrings', 'manuals', 'stdlib', 'pairs'), vocab=4096)
-    high = Stage(name='high', tier='high', tokens=4_000_000, peak_lr=2e-3, warmup_tokens=100_000, final_lr_share=.7)
-    medium = replace(high, name='medium', tier='medium', tokens=3_000_000, peak_lr=1.4e-3, warmup_tokens=0, replay=.3)
+    high = Stage(name='high', tier='high', tokens=1_400_000, peak_lr=2e-3, warmup_tokens=60_000, final_lr_share=.7)
+    medium = replace(high, name='medium', tier='medium', tokens=1_100_000, peak_lr=1.4e-3, warmup_tokens=0, replay=.3)
     low = replace(medium, name='low', tier='low', peak_lr=1e-3, replay=.5, final_lr_share=.03)
-    palm = Recipe(name='small-palm', model='palm-small', corpus=corpus, stages=(high, medium, low), length=256, prompts=PROMPTS,
+    palm = Recipe(name='small-palm', model='palm-small', corpus=corpus, stages=(high, medium, low), length=256, batch=8, prompts=PROMPTS,
                   evaluation_bytes=150_000, sample_tokens=100)
     return palm, replace(palm, name='small-mpt', model='mpt-small', weight_decay=0.)
 

@@ -1,0 +1,32 @@
+# `make run`: the main job.  `make test`: everything CI checks.  `make lab`: the notebooks.  `make bench`: the benchmarks.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lab bench clean
+
+run: .venv/.base
+	$(BIN)/andromeda run tiny
+
+test: .venv/.dev
+	BIN=$(BIN) bash tests/check.sh
+
+lab: .venv/.dev
+	cd nbs && ../$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1
+
+bench: .venv/.dev
+	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 14) else f"Python {v[0]}.{v[1]} is too old or too new: Andromeda needs 3.10 to 3.13. Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv .venv
+
+.venv/.base: setup.py settings.ini | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/.dev: setup.py settings.ini | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch .venv/.base $@
+
+clean:
+	rm -rf .venv data/home build *.egg-info

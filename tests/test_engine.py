@@ -1,0 +1,57 @@
+"Tasks in several processes."
+import os
+import signal
+
+import pytest
+
+from andromeda.engine import run
+
+
+def shout(item, path):
+    path.write_text(item.upper())
+    return dict(n=len(item))
+
+
+def die_once(item, path):
+    "Kills its own process the first time it sees the item 'fatal'."
+    text,marker = item
+    if text == 'fatal' and not os.path.exists(marker):
+        open(marker, 'w').close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return shout(text, path)
+
+
+def always_die(item, path): os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(item, path): raise ValueError(f'bad item {item}')
+
+
+ITEMS = {f'part-{i}': f'text {i} ' for i in range(5)}
+
+
+def test_one_and_two_workers_write_the_same_bytes(tmp_path):
+    assert run(shout, ITEMS, tmp_path/'1', workers=1) == run(shout, ITEMS, tmp_path/'2', workers=2)
+    for name in ITEMS: assert (tmp_path/'1'/name).read_bytes() == (tmp_path/'2'/name).read_bytes()
+
+
+def test_a_worker_that_dies_is_tried_again(tmp_path):
+    items = {n: ('fatal' if n == 'part-2' else t, str(tmp_path/'died')) for n,t in ITEMS.items()}
+    assert run(die_once, items, tmp_path/'out', workers=2)['part-2'] == dict(n=5)
+    assert (tmp_path/'died').exists() and (tmp_path/'out'/'part-2').read_text() == 'FATAL'
+
+
+def test_a_worker_that_always_dies_is_named(tmp_path):
+    with pytest.raises(RuntimeError, match='died twice.*part-0'): run(always_die, dict(list(ITEMS.items())[:2]), tmp_path/'out', workers=2)
+
+
+def test_an_exception_goes_on_as_it_is(tmp_path):
+    with pytest.raises(ValueError, match='bad item text'): run(fail, ITEMS, tmp_path/'out', workers=2)
+    assert not list((tmp_path/'out').glob('part*'))
+
+
+def test_an_output_that_was_cut_is_made_again(tmp_path):
+    run(shout, ITEMS, tmp_path, workers=1)
+    (tmp_path/'part-3').write_text('TE')
+    run(shout, ITEMS, tmp_path, workers=1)
+    assert (tmp_path/'part-3').read_text() == 'TEXT 3 '

@@ -1,0 +1,99 @@
+"The floor plan: who may import whom. To change it, change FLOORS and say so in the commit."
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PKG = ROOT/'andromeda'
+
+FLOORS = dict(
+    core='',
+    view='core',
+    engine='core',
+    sources='core engine',
+    clean='core engine sources',
+    dedup='core engine sources clean',
+    tokenizer='core',
+    shards='core engine tokenizer',
+    mixture='core shards',
+    attention='',
+    model='core attention',
+    optim='core model',
+    checkpoint='core',
+    train='core mixture model optim checkpoint',
+    stages='core mixture model optim train',
+    runs='core shards attention model optim checkpoint train stages',
+    score='core tokenizer shards model',
+    report='core view runs score',
+    journey='core sources clean dedup tokenizer shards mixture model stages runs score report',
+    cli='core view sources stages runs report journey',
+)
+BARE = {'torch', 'numpy', 'safetensors'}                                     # all that the training floors may need
+BARE_MODULES = 'core shards mixture attention model optim checkpoint train stages runs'.split()
+LAZY = {'tokenizers', 'pyarrow'}                                             # where documents are read, inside functions only
+
+
+def imports(source):
+    "Pairs of imported module and whether the import is at the top level, also inside functions."
+    tree = ast.parse(source)
+    top = {id(n) for n in tree.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom): yield ('.'*node.level)+(node.module or ''), id(node) in top
+        elif isinstance(node, ast.Import):
+            for a in node.names: yield a.name, id(node) in top
+
+
+def siblings(source):
+    "Names of our own modules that `source` imports."
+    for name,_ in imports(source):
+        if name.startswith('.'): yield name.strip('.').split('.')[0] or 'package'
+        elif name.split('.')[0] == 'andromeda': yield name.split('.')[1] if '.' in name else 'package'
+
+
+def uphill(module, source):
+    return set(siblings(source)) - set(FLOORS[module].split()) - {'package'}
+
+
+@pytest.mark.parametrize('module', FLOORS)
+def test_imports_only_lower_floors(module):
+    extra = uphill(module, (PKG/f'{module}.py').read_text())
+    assert not extra, (f"{module}.py imports {sorted(extra)}, which its floor does not allow. Move the shared part down (usually to "
+                       f"core), or pass the function in as an argument.")
+
+
+@pytest.mark.parametrize('planted', ['from .cli import main', 'def f():\n    from andromeda.runs import Run', 'import andromeda.journey'])
+def test_a_planted_uphill_import_is_found(planted):
+    source = (PKG/'clean.py').read_text()
+    assert not uphill('clean', source)
+    assert uphill('clean', source+'\n'+planted+'\n')
+
+
+def test_every_module_has_a_floor_and_a_page():
+    modules = {p.stem for p in PKG.glob('*.py')} - {'__init__', '_modidx'}
+    pages = {re.sub(r'^\d+_', '', p.stem) for p in (ROOT/'nbs').glob('[0-9]*.ipynb')}
+    assert modules == set(FLOORS) == pages
+
+
+def test_page_numbers_rise_along_every_import():
+    number = {re.sub(r'^\d+_', '', p.stem): int(p.stem[:2]) for p in (ROOT/'nbs').glob('[0-9]*.ipynb')}
+    for module,lower in FLOORS.items():
+        for name in lower.split(): assert number[name] < number[module], f"{module} ({number[module]}) may import {name} ({number[name]})"
+
+
+@pytest.mark.parametrize('module', FLOORS)
+def test_the_library_does_not_need_the_workshop(module):
+    "Exported code imports neither nbdev nor fastcore; widgets and plots stay on the pages; the training floors run in a bare container."
+    names = [(n.split('.')[0], top) for n,top in imports((PKG/f'{module}.py').read_text()) if not n.startswith(('.', 'andromeda'))]
+    assert not {n for n,_ in names} & {'nbdev', 'fastcore', 'IPython', 'ipywidgets', 'matplotlib', 'pandas', 'pytest'}
+    if module in BARE_MODULES:
+        foreign = {n for n,_ in names} - sys.stdlib_module_names - BARE
+        assert not foreign, f"{module} imports {sorted(foreign)}; the training floors may use {sorted(BARE)} only"
+    assert not {n for n,top in names if top} & LAZY, f"{module} imports {LAZY} at the top: the command would start slowly"
+
+
+def test_nothing_in_the_project_is_named_as_unfinished():
+    "No placeholder is left in the library."
+    for p in PKG.glob('*.py'): assert not re.search(r'NotImplementedError|\bTODO\b|\bFIXME\b', p.read_text()), p.name

@@ -1,0 +1,92 @@
+"Records are never lost, whatever the files hold."
+import ast
+import random
+
+import pytest
+
+from andromeda.core import open_artefact
+from andromeda.sources import READERS, TIERS, Source, decode, pairs, read_catalogue, read_file, read_rows, read_source, source_files
+
+
+def source(path, **options): return Source('mine', 'high', 'prose', 'text', '', '', dict(path=str(path)) | options)
+
+
+def test_every_entry_of_the_catalogue_says_why():
+    found = read_catalogue()
+    assert {s.tier for s in found.values()} == set(TIERS)
+    for s in found.values(): assert s.why and s.licence, s.name
+    named = {s.options.get('id') for s in found.values()}
+    for wanted in ('Skylion007/openwebtext', 'aps/super_glue', 'nyu-mll/glue', 'bigcode/the-stack-dedup', 'Anthropic/hh-rlhf', 'QingyiSi/Alpaca-CoT'): assert wanted in named
+    assert sum(s.options.get('share', 0) for s in found.values()) == pytest.approx(1)      # Falcon's published mix
+
+
+@pytest.mark.parametrize('name', [n for n,s in read_catalogue().items() if s.reader in READERS])
+def test_the_readable_sources_are_readable_here(name, tmp_path):
+    made = read_source(read_catalogue()[name], tmp_path/name, limit_mb=.3, workers=1)
+    assert made.counts['documents'] > 0 and made.counts['read'] == made.counts['documents'] + made.counts['quarantined']
+    for doc in read_rows(made): assert doc['text'].strip() and '/root/' not in doc['file'] and not doc['file'].startswith('/')
+
+
+BAD = {'nul.txt': b'a\0b', 'latin.txt': 'é'.encode('latin-1'), 'cut.txt': '漢'.encode()[:2], 'utf16.txt': 'hello'.encode('utf-16')}
+
+
+def test_bad_files_are_quarantined_with_offset_and_counted(tmp_path):
+    for name,data in BAD.items(): (tmp_path/name).write_bytes(data)
+    for i in range(20): (tmp_path/f'good{i}.txt').write_text(f'text {i}\n')
+    made = read_source(source(tmp_path), tmp_path/'out', workers=1, most_quarantined=.5)
+    lost = {r['file']: r['value'] for r in read_rows(made, 'ledger.parquet')}
+    assert lost.keys() == BAD.keys() and all('offset' in why for why in lost.values())
+    assert made.counts == dict(files=24, read=24, documents=20, quarantined=4, bytes=sum(len(f'text {i}\n') for i in range(20)))
+
+
+def test_line_ends_and_marks_of_windows_are_read():
+    assert decode(b'\xef\xbb\xbfa\r\nb', 'x.txt') == 'a\nb'
+    assert decode('# -*- coding: latin-1 -*-\ns = "é"\n'.encode('latin-1'), 'x.py').endswith('"é"\n')
+    with pytest.raises(ValueError, match='unknown encoding'): decode(b'# -*- coding: nonsense -*-\n', 'x.py')
+
+
+def test_python_that_does_not_parse_is_quarantined(tmp_path):
+    (tmp_path/'x.py').write_text('def f(:\n')
+    docs,lost = read_file(Source('p', 'low', 'code', 'pairs', '', ''), 'x.py', tmp_path/'x.py')
+    assert not docs and 'not Python' in lost[0]['value']
+
+
+def test_one_and_two_workers_read_the_same_bytes(tmp_path, monkeypatch):
+    import andromeda.sources as module
+    monkeypatch.setattr(module, 'PART_MB', .02)
+    r = random.Random(0)
+    (tmp_path/'in').mkdir()
+    for i in range(40): (tmp_path/'in'/f'{i}.txt').write_text(' '.join(r.choices(['mean', 'sum', 'count'], k=400)))
+    made = [read_source(source(tmp_path/'in'), tmp_path/f'out{w}', workers=w) for w in (1, 2)]
+    assert len(made[0].manifest['files']) > 4
+    assert made[0].manifest['files'] == made[1].manifest['files'] and made[0].fingerprint == made[1].fingerprint
+
+
+def test_symlinks_are_not_followed(tmp_path):
+    (tmp_path/'in').mkdir()
+    (tmp_path/'secret.txt').write_text('secret')
+    (tmp_path/'in'/'link.txt').symlink_to(tmp_path/'secret.txt')
+    (tmp_path/'in'/'a.txt').write_text('a')
+    assert list(source_files(source(tmp_path/'in'))) == ['a.txt']
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    (tmp_path/'in').mkdir()
+    (tmp_path/'in'/'a.txt').write_text('one')
+    before = read_source(source(tmp_path/'in'), tmp_path/'out', workers=1)
+    (tmp_path/'in'/'b.txt').write_text('two')
+    after = read_source(source(tmp_path/'in'), tmp_path/'out', workers=1)
+    assert after.fingerprint != before.fingerprint and open_artefact(tmp_path/'out').counts['documents'] == 2
+
+
+def test_the_answer_of_a_pair_is_the_function_without_its_docstring():
+    "On real code: every answer parses, and is what the compiler sees when the docstring is dropped."
+    import statistics, inspect
+    text = inspect.getsource(statistics)
+    functions = {n.name: n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)}
+    found = 0
+    for title,pair in pairs('statistics.py', text):
+        node = functions[title.split('.')[-1]]
+        answer = ast.parse(pair.split('### Answer\n')[1]).body[0]
+        if node.name == answer.name and ast.dump(ast.Module(answer.body, [])) == ast.dump(ast.Module(node.body[1:], [])): found += 1
+    assert found > 15
