@@ -45,8 +45,8 @@ class Recipe:
     stages:tuple[Stage,...]
     length:int = 128            # Tokens the model reads at once
     batch:int = 16              # Sequences a step
-    weight_decay:float = .1     # On matrices; norms and embeddings have none
-    betas:tuple[float,float] = (.9, .95)
+    weight_decay:float|None = None  # On matrices, not on norms and embeddings; None: as published for the model's family
+    betas:tuple[float,float]|None = None  # Of Adam; None: as published
     clip:float = 1.             # Largest gradient norm
     max_epochs:float = 4.       # Most passes over a source in one stage
     seed:int = 0
@@ -164,17 +164,17 @@ def tiny()->tuple[Recipe,...]:
     medium = replace(high, name='medium', tier='medium', tokens=250_000, peak_lr=2.8e-3, warmup_tokens=0, replay=.3)
     low = replace(medium, name='low', tier='low', peak_lr=2e-3, replay=.5, final_lr_share=.03)
     palm = Recipe(name='tiny-palm', model='palm-tiny', corpus=corpus, stages=(high, medium, low), prompts=PROMPTS)
-    return palm, replace(palm, name='tiny-mpt', model='mpt-tiny', weight_decay=0.)
+    return palm, replace(palm, name='tiny-mpt', model='mpt-tiny')
 
 def small()->tuple[Recipe,...]:
     "Both families at about 5 million parameters, all of the text that is on this machine, half an hour on two cores."
     corpus = Corpus(sources=('docstrings', 'manuals', 'stdlib', 'pairs'), vocab=4096)
-    high = Stage(name='high', tier='high', tokens=1_400_000, peak_lr=2e-3, warmup_tokens=60_000, final_lr_share=.7)
-    medium = replace(high, name='medium', tier='medium', tokens=1_100_000, peak_lr=1.4e-3, warmup_tokens=0, replay=.3)
+    high = Stage(name='high', tier='high', tokens=1_200_000, peak_lr=2e-3, warmup_tokens=60_000, final_lr_share=.7)
+    medium = replace(high, name='medium', tier='medium', tokens=900_000, peak_lr=1.4e-3, warmup_tokens=0, replay=.3)
     low = replace(medium, name='low', tier='low', peak_lr=1e-3, replay=.5, final_lr_share=.03)
     palm = Recipe(name='small-palm', model='palm-small', corpus=corpus, stages=(high, medium, low), length=256, batch=8, prompts=PROMPTS,
                   evaluation_bytes=150_000, sample_tokens=100)
-    return palm, replace(palm, name='small-mpt', model='mpt-small', weight_decay=0.)
+    return palm, replace(palm, name='small-mpt', model='mpt-small')
 
 NAMED = dict(tiny=tiny, small=small)
 
