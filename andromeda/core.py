@@ -179,7 +179,10 @@ def build(
             if re.fullmatch(rf'\.{re.escape(out.name)}\.([0-9a-f]{{16}}\.part|old)', stale.name) and stale != part: shutil.rmtree(stale)
         part.mkdir(exist_ok=True)
         if not open_artefact(part):            # else: killed between writing the manifest and the rename
-            counts = make(part)
+            try: counts = make(part)
+            except ValueError:                 # refused: there is nothing to go on with
+                shutil.rmtree(part)
+                raise
             paths = {k: dict(path=os.path.relpath(a.folder, out), fingerprint=a.fingerprint) for k,a in (inputs or {}).items()}
             _seal(part, plan | dict(inputs=paths, counts=plain(counts), fingerprint=mark))
         if out.exists(): os.rename(out, out.parent/f'.{out.name}.old')

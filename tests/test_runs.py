@@ -1,0 +1,135 @@
+"Resuming is exact, and leaving out any piece of it is noticed."
+import json
+import random
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+import andromeda.runs as module
+from andromeda.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from andromeda.runs import Run, create_run, train_run
+from andromeda.shards import build_shards
+from andromeda.stages import NAMED, Corpus, Recipe, Stage, recipe_from_dict, recipe_to_dict
+from andromeda.tokenizer import build_tokenizer
+
+
+def measure(model, stage, last): return dict(weight=float(next(model.parameters()).detach().abs().sum()), last=last)
+def sample(model, stage): return [dict(stage=stage, prompt='', text=str(torch.is_grad_enabled()))]
+
+
+class Killed(BaseException): pass
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data')
+    docs = [dict(id=f'{i:016x}', group=str(i), text=f'{i} is followed by {i+1}. '*4) for i in range(300)]
+    tokenizer = build_tokenizer(folder/'tokenizer', [d['text'] for d in docs], 300, {})
+    return dict(tiers=dict(numbers='high'), shards=dict(numbers=build_shards(lambda: docs, folder/'shards'/'numbers', tokenizer, {})), tokenizer=tokenizer)
+
+
+@pytest.fixture(params=['palm-tiny', 'mpt-tiny'])
+def recipe(request):
+    stage = Stage(name='one', tier='high', tokens=12*4*16, peak_lr=3e-3, warmup_tokens=3*4*16)
+    return Recipe(name='count', model=request.param, corpus=Corpus(sources=('numbers',), vocab=300), length=16, batch=4, checkpoint_every=5,
+                  stages=(stage, replace(stage, name='two', tokens=8*4*16, warmup_tokens=0)))
+
+
+def outcome(run):
+    forget = [{k: v for k,v in r.items() if k != 'seconds'} for r in run.metrics()]
+    tensors,_ = load_checkpoint(newest_checkpoint(run.folder/'checkpoints'))
+    return forget, run.evals(), run.samples(), {f'{a}.{b}': t.numpy().tobytes() for a,n in tensors.items() for b,t in n.items()}
+
+
+def train_and_die(run, monkeypatch, where, at):
+    "Train until the `at`-th call of one of the functions that training calls, and die there."
+    calls = 0
+    with monkeypatch.context() as m:
+        def dying(f):
+            def call(*a, **k):
+                nonlocal calls
+                calls += 1
+                if calls == at: raise Killed
+                return f(*a, **k)
+            return call
+        target = module if where in ('append_jsonl', 'write_json') else __import__('andromeda.checkpoint').checkpoint
+        m.setattr(target, where, dying(getattr(target, where)))
+        try: train_run(run.folder, measure, sample)
+        except Killed: return True
+    return False
+
+
+@pytest.mark.parametrize('where', ['append_jsonl', 'write_json', 'save_checkpoint', 'save_file', 'sha256_file'])
+def test_killed_at_any_call_it_ends_the_same(tmp_path, monkeypatch, recipe, data, where):
+    calm = create_run(tmp_path/'calm', recipe, **data)
+    train_run(calm.folder, measure, sample)
+    r,deaths = random.Random(where),0
+    run = create_run(tmp_path/'killed', recipe, **data)
+    for _ in range(4): deaths += train_and_die(run, monkeypatch, where, r.randint(1, 12 if where == 'append_jsonl' else 3))
+    train_run(run.folder, measure, sample)
+    assert deaths and run.status['state'] == 'finished'
+    assert outcome(run) == outcome(calm)
+
+
+@pytest.mark.parametrize('missing', ['model', 'optimizer', 'step'])
+def test_leaving_out_a_piece_of_the_state_is_noticed(tmp_path, monkeypatch, recipe, data, missing):
+    "A negative control: without weights, optimiser or position the numbers differ."
+    calm = create_run(tmp_path/'calm', recipe, **data)
+    train_run(calm.folder, measure, sample)
+    run = create_run(tmp_path/'killed', recipe, **data)
+    assert train_and_die(run, monkeypatch, 'append_jsonl', 9)
+    checkpoint = newest_checkpoint(run.folder/'checkpoints')
+    tensors,state = load_checkpoint(checkpoint)
+    if missing == 'model': tensors['model'] = {k: t*1.001 for k,t in tensors['model'].items()}
+    elif missing == 'optimizer': tensors['optimizer'] = {k: torch.zeros_like(t) for k,t in tensors['optimizer'].items()}
+    else: state['step'] -= 1
+    shutil.rmtree(checkpoint)
+    save_checkpoint(run.folder/'checkpoints', 5, tensors, state)
+    train_run(run.folder, measure, sample)
+    assert outcome(run)[0] != outcome(calm)[0]
+
+
+def test_a_damaged_checkpoint_costs_time_and_not_the_run(tmp_path, monkeypatch, recipe, data):
+    calm = create_run(tmp_path/'calm', recipe, **data)
+    train_run(calm.folder, measure, sample)
+    run = create_run(tmp_path/'killed', recipe, **data)
+    train_and_die(run, monkeypatch, 'append_jsonl', 14)
+    path = sorted((run.folder/'checkpoints').glob('step_1*/model.safetensors'))[-1]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match='were committed'): train_run(run.folder, measure, sample)
+    assert outcome(run) == outcome(calm)
+
+
+def test_sigterm_saves_and_stops(tmp_path, recipe, data):
+    import os, signal
+    run = create_run(tmp_path/'run', recipe, **data)
+    def ask(model, stage): os.kill(os.getpid(), signal.SIGTERM); return []
+    train_run(run.folder, measure, ask)
+    assert run.status['state'] == 'stopped' and 12 <= run.status['step'] < 20
+    assert newest_checkpoint(run.folder/'checkpoints').name == f"step_{run.status['step']}"
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    train_run(run.folder, measure, sample)
+    assert run.status['state'] == 'finished'
+
+
+def test_shards_that_were_made_anew_are_refused(tmp_path, recipe, data):
+    run = create_run(tmp_path/'run', recipe, **data)
+    plan = run.plan
+    plan['shards']['numbers']['fingerprint'] = '0'*16
+    (run.folder/'recipe.json').write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match='make it again as it was'): train_run(run.folder, measure, sample)
+
+
+@pytest.mark.parametrize('name', NAMED)
+def test_named_recipes_survive_json_and_are_comparable(name):
+    recipes = NAMED[name]()
+    for r in recipes: assert recipe_from_dict(json.loads(json.dumps(recipe_to_dict(r)))) == r
+    assert len({json.dumps(recipe_to_dict(r)['stages']) for r in recipes}) == 1 and len({r.model for r in recipes}) == 2
+
+
+def test_a_run_knows_that_it_was_killed(tmp_path, recipe, data):
+    run = create_run(tmp_path/'run', recipe, **data)
+    (run.folder/'status.json').write_text(json.dumps(dict(state='running', step=3, steps=20, pid=1)))
+    assert 'killed, step 3' in str(Run(run.folder)) and not run.alive()
