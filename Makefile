@@ -16,15 +16,16 @@ lab: .venv/.dev
 bench: .venv/.dev
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-.venv/bin/python:
+.venv/.made:
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 14) else f"Python {v[0]}.{v[1]} is too old or too new: Andromeda needs 3.10 to 3.13. Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
+	touch $@
 
-.venv/.base: setup.py settings.ini | .venv/bin/python
+.venv/.base: setup.py settings.ini | .venv/.made
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-.venv/.dev: setup.py settings.ini | .venv/bin/python
+.venv/.dev: setup.py settings.ini | .venv/.made
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch .venv/.base $@
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .core import Artefact, build
 from .engine import run
-from .sources import LEDGER, Source, read_rows, write_rows
+from .sources import LEDGER, read_rows, write_rows
 
 # %% ../nbs/11_clean.ipynb #11-007
 SIGNALS = ('bytes', 'words', 'mean_word', 'alnum', 'letters', 'alpha_words', 'duplicate_lines', 'longest_line', 'mean_line')
@@ -88,7 +88,7 @@ def clean(
     progress:Callable[[int,int],None]=lambda done,total: None,
 )->Artefact:                 # counts: read, kept, filtered, kept_bytes, rules {name: documents that fail it}
     "All documents of a source with their signals and failed rules. Raises `ValueError` if no document is left."
-    rules = RULES[documents.config['source']['kind']] if rules is None else tuple(rules)
+    rules = RULES[documents.config['kind']] if rules is None else tuple(rules)
     def make(folder):
         parts = sorted(p.name for p in documents.folder.glob('part-*'))
         counts = run(clean_part, {p: dict(part=documents/p, rules=rules) for p in parts}, folder, workers, progress).values()

@@ -26,7 +26,7 @@ def run_command(argv:list[str])->int:
     try: return args.do(args) or 0
     except ValueError as e: return _say(str(e), 2)
     except OSError as e:
-        if e.errno == errno.ENOSPC: return _say(f"The disk is full: {e}. Nothing half-written is left; make room and run the same command again to go on.", 2)
+        if e.errno == errno.ENOSPC: return _say(f"The disk is full: {e}. What is finished is kept; make room and run the same command again to go on.", 2)
         if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM): return _say(f"Cannot write there: {e}. Choose a folder of yours with --out.", 2)
         return _say(f"A file operation failed: {e}. Run the same command again to go on.", 2)
     except (RuntimeError, FloatingPointError) as e: return _say(str(e), 1)

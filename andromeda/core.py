@@ -8,7 +8,7 @@ __all__ = ['write_atomic', 'sync_folder', 'read_json', 'write_json', 'append_jso
            'checkout', 'home', 'need_space', 'bytes_text', 'count_text', 'time_text']
 
 # %% ../nbs/00_core.ipynb #00-002
-import difflib, errno, fcntl, hashlib, json, os, re, shutil, time
+import difflib, errno, fcntl, hashlib, json, os, re, shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
@@ -105,7 +105,8 @@ class Artefact:
 
     def __str__(self):
         counts = ', '.join(f'{k} {v:,}' for k,v in self.counts.items() if isinstance(v, int))
-        return f"{self.folder.parent.name}/{self.folder.name}  {self.fingerprint[:7]}  {counts}"
+        step,name = self.manifest['made_by'],self.folder.name
+        return f"{step if name == step else f'{step}/{name}'}  {self.fingerprint[:7]}  {counts}"
 
 def open_artefact(folder:Path)->Artefact|None:
     "The artefact in `folder`, or None when there is none (no folder, or one without a manifest)."
@@ -168,15 +169,16 @@ def build(
                 inputs={k: a.fingerprint for k,a in (inputs or {}).items()})
     mark = fingerprint(plan)
     if (found := open_artefact(out)) and found.fingerprint == mark: return found
-    if not found and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and holds something that was not made by this step: choose another folder, or "
-                         "move it away.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(out.parent/f'.{out.name}.lock'):
         if (found := open_artefact(out)) and found.fingerprint == mark: return found   # made while we waited
+        if not found and out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"{out} exists and holds something that was not made by this step: choose another folder, or move it away.")
         part = out.parent/f'.{out.name}.{mark}.part'
         for stale in out.parent.iterdir():     # of killed attempts with other settings
-            if re.fullmatch(rf'\.{re.escape(out.name)}\.([0-9a-f]{{16}}\.part|old)', stale.name) and stale != part: shutil.rmtree(stale)
+            if re.fullmatch(rf'\.{re.escape(out.name)}\.([0-9a-f]{{16}}\.part|old)', stale.name) and stale != part:
+                (stale/'manifest.json').unlink(missing_ok=True)      # first: half of it must never pass for a whole
+                shutil.rmtree(stale)
         part.mkdir(exist_ok=True)
         if not open_artefact(part):            # else: killed between writing the manifest and the rename
             try: counts = make(part)

@@ -6,7 +6,7 @@
 __all__ = ['Run', 'create_run', 'run_artefact', 'Stopped', 'train_run', 'launch', 'watch', 'runs']
 
 # %% ../nbs/34_runs.ipynb #34-002
-import fcntl, os, signal, subprocess, sys, threading, time, traceback
+import contextlib, fcntl, os, shutil, signal, subprocess, sys, threading, time, traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,7 +62,11 @@ def create_run(
     "The run in `folder`: the one that is there if it is the same, else a new one. Raises `ValueError` if another one is training there."
     folder = Path(folder)
     safe_name(folder.name)
-    decides = dict(recipe=recipe_to_dict(recipe), tiers=tiers, shards={n: a.fingerprint for n,a in shards.items()}, tokenizer=tokenizer.fingerprint)
+    from andromeda.model import preset
+    from andromeda.optim import PUBLISHED
+    model = preset(recipe.model, vocab=recipe.corpus.vocab, max_len=recipe.length)
+    decides = dict(version=1, recipe=recipe_to_dict(recipe), model=plain(model), published=plain(PUBLISHED[model.family]), tiers=tiers,
+                   shards={n: a.fingerprint for n,a in shards.items()}, tokenizer=tokenizer.fingerprint)
     mark = fingerprint(decides)
     if (folder/'recipe.json').exists():
         run = Run(folder)
@@ -71,6 +75,9 @@ def create_run(
             raise ValueError(f"{folder} is training another recipe or other data right now (process {run.status.get('pid')}): wait for it, "
                              "stop it, or choose another folder.")
         os.rename(folder, folder.with_name(f'{folder.name}-{run.fingerprint[:7]}'))
+    if (earlier := folder.with_name(f'{folder.name}-{mark[:7]}')/'recipe.json').exists() and Run(earlier.parent).fingerprint == mark:
+        os.rename(earlier.parent, folder)       # it was moved aside before: so its name is free for the other one next time
+        return Run(folder)
     folder.mkdir(parents=True, exist_ok=True)
     place = lambda a: dict(path=os.path.relpath(a.folder, folder), fingerprint=a.fingerprint)
     write_json(folder/'recipe.json', plain(dict(recipe=decides['recipe'], tiers=tiers, shards={n: place(a) for n,a in shards.items()},
@@ -115,7 +122,9 @@ def train_run(
             say('finished', step=steps)
         except Stopped: say('stopped', step=last)
         except BaseException as e:
-            say('failed', step=last, message=f'{type(e).__name__}: {e}')
+            traceback.print_exc()         # into log.txt
+            with contextlib.suppress(OSError):        # the disk may be full
+                say('failed', step=last, message=str(e) or type(e).__name__, mend=isinstance(e, (ValueError, OSError)))
             raise
 
 @contextmanager
@@ -131,11 +140,12 @@ def _sole_trainer(run):
 
 def _training(run, recipe, evaluate, sample)->Iterator[dict]:
     "Records of each step after it was logged, saved and measured as needed; `say` is true about once a second."
-    from andromeda.checkpoint import load_checkpoint, load_optimizer, newest_checkpoint, optimizer_tensors, save_checkpoint
+    from andromeda.checkpoint import load_checkpoint, load_optimizer, newest_checkpoint, optimizer_tensors, save_checkpoint, sweep_checkpoints
     from andromeda.shards import Shards
     model,optimizer = _model(recipe)
     mixture = recipe_mixture(recipe, run.plan['tiers'], {n: Shards(run_artefact(run, p)) for n,p in run.plan['shards'].items()})
     done,ends,stop = 0,stage_ends(recipe),_on_sigterm()
+    sweep_checkpoints(run.folder/'checkpoints')
     if checkpoint := newest_checkpoint(run.folder/'checkpoints'):
         tensors,state = load_checkpoint(checkpoint)
         model.load_state_dict(tensors['model'])
@@ -196,7 +206,8 @@ def launch(
     "Start a process that trains `run`, and return at once; what it prints goes to log.txt."
     if run.status['state'] == 'finished' or run.alive(): return None
     with open(run.folder/'log.txt', 'ab') as log:
-        return subprocess.Popen([sys.executable, '-c', 'from andromeda.cli import main; main()', 'train', str(run.folder)],
+        code = 'import sys; sys.path.remove(""); from andromeda.cli import main; main()'       # not modules of the current folder
+        return subprocess.Popen([sys.executable, '-c', code, 'train', str(run.folder)],
                                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=own_session,
                                 env=os.environ | dict(PYTHONPATH=os.pathsep.join(p for p in sys.path if p)))
 
@@ -205,18 +216,24 @@ def watch(
     process:subprocess.Popen|None=None,  # What `launch` returned
     every:float=.5,                      # Seconds between looks
 )->Iterator[dict]:                       # Status, each time it is looked at
-    "Yields the run's status until it ends. Raises `RuntimeError` with the end of its log when it failed or was killed."
+    """Yields the run's status until no process trains it any more.
+
+    Raises `ValueError` when it failed for something that the user can mend (a full disk, a wrong value), `RuntimeError` when it
+    failed otherwise, was stopped or was killed.
+    """
     while True:
-        running = process.poll() is None if process else run.alive()
+        running = (process is not None and process.poll() is None) or run.alive()      # it may be another process than ours
         status = run.status
         yield status
         if not running: break
         time.sleep(every)
-    if (status := run.status)['state'] not in ('finished', 'stopped'):
-        log = (run.folder/'log.txt').read_text(errors='replace').strip().split('\n') if (run.folder/'log.txt').exists() else []
-        why = status.get('message') or 'its process was killed'
-        raise RuntimeError(f"Run {run.folder.name} did not finish: {why}. Start it again to go on from its last checkpoint; its log is "
-                           f"{run.folder/'log.txt'}" + (f", which ends: {log[-1]}" if log[-1:] != [''] and log else ''))
+    status = run.status
+    if status['state'] == 'finished': return
+    if status['state'] == 'stopped': raise RuntimeError(f"Run {run.folder.name} was stopped at step {status['step']}: start it again to go on.")
+    full = shutil.disk_usage(run.folder).free < 1e6
+    why = status.get('message') if status['state'] == 'failed' else 'the disk is full' if full else 'its process was killed'
+    raise (ValueError if status.get('mend') or full else RuntimeError)(
+        f"Run {run.folder.name} did not finish: {why}. Start it again to go on from its last checkpoint; its log is {run.folder/'log.txt'}.")
 
 def runs(folder:Path)->list[Run]:
     "All runs in `folder`, live and past, by name."

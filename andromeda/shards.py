@@ -7,13 +7,13 @@ __all__ = ['SPLITS', 'split_of', 'build_shards', 'Doc', 'Shards']
 
 # %% ../nbs/15_shards.ipynb #15-002
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .core import Artefact, build, need_space, open_artefact, unknown
+from .core import Artefact, build, open_artefact, unknown
 from .tokenizer import END_ID, load_tokenizer
 
 # %% ../nbs/15_shards.ipynb #15-005

@@ -8,10 +8,9 @@ __all__ = ['TIERS', 'KINDS', 'Piece', 'READERS', 'LEFT_OUT', 'LEDGER', 'PART_MB'
            'read_source', 'read_part', 'write_rows', 'read_rows']
 
 # %% ../nbs/10_sources.ipynb #10-002
-import ast, email, hashlib, inspect, io, json, os, sys, sysconfig, tokenize, warnings
+import ast, codecs, email, hashlib, inspect, io, json, re, sys, sysconfig, tokenize, warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -45,6 +44,8 @@ def read_catalogue(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: raise ValueError(f"{path} is not TOML: {e}.") from e
     except FileNotFoundError: raise ValueError(f"There is no catalogue at {path}: give the path of a TOML file with "
                                                "[sources.NAME] entries, like data/sources.toml.") from None
+    if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
+        raise ValueError(f"{path}: expected a table [sources.NAME] for each source, as in data/sources.toml.")
     if not entries: raise ValueError(f"{path} names no source: add an entry [sources.NAME], as in data/sources.toml.")
     return {name: _entry(name, entry, path) for name,entry in entries.items()}
 
@@ -107,11 +108,20 @@ def manuals(name:str, text:str)->Iterator[Piece]:
     "Topics of `pydoc_data/topics.py`, or the description in a package's METADATA."
     if name.endswith('topics.py'):
         node = next(n for n in _parse(text).body if isinstance(n, (ast.Assign, ast.AnnAssign)))
-        yield from ast.literal_eval(node.value).items()
+        yield from _without_repeats(ast.literal_eval(node.value))
     else:
         message = email.message_from_string(text)
         body = message.get_payload() or message.get('Description') or ''
         if body.strip(): yield message['Name'], body
+
+def _without_repeats(topics):
+    "Topics quote each other at length: shortest first, each without the paragraphs that stood before; none that is mostly those."
+    seen = set()
+    for title,text in sorted(topics.items(), key=lambda kv: (len(kv[1]), kv[0])):
+        paragraphs = text.split('\n\n')
+        new = [p for p in paragraphs if len(p) < 40 or p.strip() not in seen]
+        seen |= {p.strip() for p in paragraphs}
+        if sum(map(len, new)) > len(text)/2: yield title, '\n\n'.join(new)
 
 def stdlib(name:str, text:str)->Iterator[Piece]:
     "The whole file, if it says anything."
@@ -123,13 +133,14 @@ def pairs(
     longest:int=80,  # Lines above which a function is not a fair question
 )->Iterator[Piece]:
     "For each documented function, an instruction that quotes the docstring, and the function without it as the answer."
-    lines,module = text.splitlines(), name.removesuffix('.py').removesuffix('/__init__').replace('/', '.')
+    lines = re.split(r'\r\n?|\n', text)      # as the compiler counts them: a form feed ends no line
+    module = name.removesuffix('.py').removesuffix('/__init__').replace('/', '.')
     for node in ast.walk(_parse(text)):
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): continue
         doc = ast.get_docstring(node)
         if not doc or len(doc) < 40 or len(node.body) < 2 or node.end_lineno-node.lineno > longest: continue
         said = node.body[0]
-        if said.lineno == node.lineno: continue                      # def and docstring share a line
+        if lines[said.lineno-1].encode()[:said.col_offset].strip(): continue      # the signature ends on the docstring's line
         code = [*lines[node.lineno-1:said.lineno-1], *lines[said.end_lineno:node.end_lineno]]
         indent = len(code[0]) - len(code[0].lstrip())
         answer = '\n'.join(line[indent:] if not line[:indent].strip() else line for line in code)
@@ -168,7 +179,7 @@ def _text_files(source):
     if root.is_file(): return {root.name: root}
     return {p.relative_to(root).as_posix(): p for p in root.rglob(source.options.get('glob', '*.txt')) if p.is_file() and not p.is_symlink()}
 
-LEFT_OUT = {'test', 'tests', 'idle_test', 'testing', '_test', 'idlelib', 'lib2to3',   # not on every machine, or not documentation
+LEFT_OUT = {'test', 'tests', 'idle_test', 'testing', '_test', 'idlelib', 'lib2to3', 'distutils', '_distutils',   # not on every machine, or not documentation
             'encodings', 'pydoc_data',                # tables written by programs, nearly equal to each other; text of `manuals`
             'site-packages', 'dist-packages', '_vendor'}
 
@@ -205,6 +216,7 @@ def decode(
     if name.endswith('.py'):
         try: encoding = tokenize.detect_encoding(io.BytesIO(data).readline)[0]
         except SyntaxError as e: raise ValueError(f'unknown encoding: {e}') from None
+        if encoding not in ('utf-8', 'utf-8-sig') and not codecs.lookup(encoding)._is_text_encoding: raise ValueError(f'unknown encoding: {encoding} is not of text')
     try: return data.decode(encoding).replace('\r\n', '\n')
     except UnicodeDecodeError as e: raise ValueError(f'not {encoding}: byte {data[e.start]:#04x} at offset {e.start}') from None
 
@@ -213,12 +225,13 @@ def read_file(
     name:str,      # The file's name, see `source_files`
     path:Path,
 )->tuple[list[dict],list[dict]]:  # Documents, and quarantined records as ledger rows
-    "Every record of one file, as a Document or in quarantine; none is lost."
+    "Every piece that the reader finds in a file as a Document, or the file in quarantine; what a reader calls too short is no piece."
     try:
         text = decode(path.read_bytes(), name)
         pieces = list(READERS[source.reader](name, text))
-    except (ValueError, SyntaxError, RecursionError) as e:
-        reason = str(e) if isinstance(e, ValueError) else f'not Python of this version: {e}'
+        for _,piece in pieces: piece.encode()      # half a surrogate pair in a string literal cannot be written
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as e:     # the last two: nested too deep for the parser
+        reason = str(e) if isinstance(e, ValueError) else f'not Python of this version: {type(e).__name__} {e}'
         return [], [dict(id=document_id(source.name, name, 0), source=source.name, file=name, row=0, stage='read',
                          rule='unreadable', value=reason, threshold='')]
     return [dict(id=document_id(source.name, name, row), source=source.name, file=name, row=row, text=text,
@@ -243,7 +256,9 @@ def read_source(
     """
     files = source_files(source, limit_mb)
     sizes = {name: path.stat().st_size for name,path in files.items()}
-    config = dict(source=source, limit_mb=limit_mb, files=fingerprint(sizes), python=f'{sys.version_info[0]}.{sys.version_info[1]}')
+    same = {name: (sizes[name], path.stat().st_mtime_ns) for name,path in files.items()} if source.reader == 'text' else sizes
+    options = {k: v for k,v in source.options.items() if k != 'path'}       # what decides the text, not where it lies or why
+    config = dict(name=source.name, kind=source.kind, reader=source.reader, options=options, files=fingerprint(same), python=f'{sys.version_info[0]}.{sys.version_info[1]}')
     def make(folder):
         need_space(folder, 2*sum(sizes.values()))
         items = {f'part-{i:05d}': dict(source=source, files={n: str(files[n]) for n in part}) for i,part in enumerate(_parts(sizes))}

@@ -7,7 +7,7 @@ ANDROMEDA_HOME=$(mktemp -d)
 export ANDROMEDA_HOME
 trap 'rm -rf "$ANDROMEDA_HOME"' EXIT
 say() { printf '\n== %s\n' "$*"; }
-state() { git status --porcelain -- "$@" | sort; cat $(git ls-files -- "$@") | sha256sum; }   # what the tools below must not change
+state() { git status --porcelain -- "$@" | sort; git ls-files -co --exclude-standard -z -- "$@" | sort -z | xargs -0 cat | sha256sum; }   # what the tools below must not change
 
 say "the package is what the pages export, and the pages are clean"
 before=$(state andromeda nbs)

@@ -27,26 +27,43 @@ def always_die(item, path): os.kill(os.getpid(), signal.SIGKILL)
 def fail(item, path): raise ValueError(f'bad item {item}')
 
 
+@pytest.fixture(scope='module')
+def cluster():
+    "A Ray cluster of two cores on this machine."
+    ray = pytest.importorskip('ray')
+    os.environ['RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO'] = '0'
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level='error',
+             runtime_env=dict(env_vars=dict(PYTHONPATH=os.path.dirname(__file__))))        # the tasks below are functions of this file
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(params=['processes', 'ray'])
+def backend(request):
+    if request.param == 'ray': request.getfixturevalue('cluster')
+    return request.param
+
+
 ITEMS = {f'part-{i}': f'text {i} ' for i in range(5)}
 
 
-def test_one_and_two_workers_write_the_same_bytes(tmp_path):
-    assert run(shout, ITEMS, tmp_path/'1', workers=1) == run(shout, ITEMS, tmp_path/'2', workers=2)
+def test_one_worker_two_and_ray_write_the_same_bytes(tmp_path, backend):
+    assert run(shout, ITEMS, tmp_path/'1', workers=1) == run(shout, ITEMS, tmp_path/'2', workers=2, backend=backend)
     for name in ITEMS: assert (tmp_path/'1'/name).read_bytes() == (tmp_path/'2'/name).read_bytes()
 
 
-def test_a_worker_that_dies_is_tried_again(tmp_path):
+def test_a_worker_that_dies_is_tried_again(tmp_path, backend):
     items = {n: ('fatal' if n == 'part-2' else t, str(tmp_path/'died')) for n,t in ITEMS.items()}
-    assert run(die_once, items, tmp_path/'out', workers=2)['part-2'] == dict(n=5)
+    assert run(die_once, items, tmp_path/'out', workers=2, backend=backend)['part-2'] == dict(n=5)
     assert (tmp_path/'died').exists() and (tmp_path/'out'/'part-2').read_text() == 'FATAL'
 
 
-def test_a_worker_that_always_dies_is_named(tmp_path):
-    with pytest.raises(RuntimeError, match='died twice.*part-0'): run(always_die, dict(list(ITEMS.items())[:2]), tmp_path/'out', workers=2)
+def test_a_worker_that_always_dies_is_named(tmp_path, backend):
+    with pytest.raises(RuntimeError, match='died twice.*part-0'): run(always_die, dict(list(ITEMS.items())[:2]), tmp_path/'out', workers=2, backend=backend)
 
 
-def test_an_exception_goes_on_as_it_is(tmp_path):
-    with pytest.raises(ValueError, match='bad item text'): run(fail, ITEMS, tmp_path/'out', workers=2)
+def test_an_exception_goes_on_as_it_is(tmp_path, backend):
+    with pytest.raises(ValueError, match='bad item text'): run(fail, ITEMS, tmp_path/'out', workers=2, backend=backend)
     assert not list((tmp_path/'out').glob('part*'))
 
 

@@ -13,7 +13,9 @@ FLOORS = dict(
     core='',
     view='core',
     engine='core',
-    sources='core engine',
+    records='core',
+    adapters='core',
+    sources='core engine records adapters',
     clean='core engine sources',
     dedup='core engine sources clean',
     tokenizer='core',
@@ -48,9 +50,13 @@ def imports(source):
 
 def siblings(source):
     "Names of our own modules that `source` imports."
-    for name,_ in imports(source):
-        if name.startswith('.'): yield name.strip('.').split('.')[0] or 'package'
-        elif name.split('.')[0] == 'andromeda': yield name.split('.')[1] if '.' in name else 'package'
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or '').split('.')[0] == 'andromeda'):
+            inside = [part for part in (node.module or '').split('.') if part not in ('', 'andromeda')]
+            yield from inside[:1] or [a.name if a.name in FLOORS else 'package' for a in node.names]
+        elif isinstance(node, ast.Import):
+            for a in node.names:
+                if a.name.startswith('andromeda.'): yield a.name.split('.')[1]
 
 
 def uphill(module, source):
@@ -64,7 +70,7 @@ def test_imports_only_lower_floors(module):
                        f"core), or pass the function in as an argument.")
 
 
-@pytest.mark.parametrize('planted', ['from .cli import main', 'def f():\n    from andromeda.runs import Run', 'import andromeda.journey'])
+@pytest.mark.parametrize('planted', ['from .cli import main', 'from . import cli', 'from andromeda import journey', 'def f():\n    from andromeda.runs import Run', 'import andromeda.journey'])
 def test_a_planted_uphill_import_is_found(planted):
     source = (PKG/'clean.py').read_text()
     assert not uphill('clean', source)

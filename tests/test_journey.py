@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent.parent/'bench'))
+from kills import kill_everything, numbers                            # noqa: E402  the benchmark does the same at full size
+
 from andromeda.cli import run_command
 from andromeda.core import damage, open_artefact
 from andromeda.dedup import account
@@ -31,25 +34,9 @@ def toy():
     return recipe, replace(recipe, name='toy-mpt', model='mpt-tiny')
 
 
-def start(recipe_file, out):
-    return subprocess.Popen([sys.executable, '-c', 'from andromeda.cli import main; main()', 'run', str(recipe_file), '--out', str(out), '--workers', '1'],
+def start(recipe_file, out, workers=1):
+    return subprocess.Popen([sys.executable, '-c', 'from andromeda.cli import main; main()', 'run', str(recipe_file), '--out', str(out), '--workers', str(workers)],
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def kill_everything(process, out):
-    "SIGKILL for the command and for all training processes of `out`."
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    for p in Path('/proc').glob('[0-9]*'):
-        with contextlib.suppress(OSError):
-            words = (p/'cmdline').read_bytes().decode(errors='replace').split('\0')
-            if any(w.startswith(f'{out}{os.sep}') for w in words): os.kill(int(p.name), signal.SIGKILL)
-
-
-def numbers(out):
-    "The report without what the clock decides."
-    result = json.loads((out/'report.json').read_text())
-    return {k: v for k,v in result.items() if k not in ('timing', 'command', 'files')}
 
 
 @pytest.fixture(scope='module')
@@ -108,17 +95,17 @@ def test_run_again_changes_nothing(undisturbed):
 
 
 def test_killed_and_started_again_it_ends_with_the_same_numbers(undisturbed, tmp_path):
-    kills(undisturbed, tmp_path/'out', 5)
+    kills(undisturbed, tmp_path/'killed', 4)
 
 
 @pytest.mark.slow
-def test_killed_thirty_times(undisturbed, tmp_path): kills(undisturbed, tmp_path/'out', 30)
+def test_killed_thirty_times(undisturbed, tmp_path): kills(undisturbed, tmp_path/'killed', 30)
 
 
 def kills(undisturbed, out, n):
     clock,states = random.Random(0),set()
     for _ in range(n):
-        process = start(undisturbed/'toy.json', out)
+        process = start(undisturbed/'toy.json', out, workers=2)
         with contextlib.suppress(subprocess.TimeoutExpired): process.wait(clock.uniform(1, 9))
         kill_everything(process, out)
         states.add(tuple(sorted(p.name for p in out.glob('*'))) if out.exists() else ())

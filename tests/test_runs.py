@@ -129,6 +129,32 @@ def test_named_recipes_survive_json_and_are_comparable(name):
     assert len({json.dumps(recipe_to_dict(r)['stages']) for r in recipes}) == 1 and len({r.model for r in recipes}) == 2
 
 
+def test_switching_between_two_recipes_brings_each_back(tmp_path, recipe, data):
+    "A, B, A, B in one folder: the one that is moved aside is found again, with its training."
+    other = replace(recipe, seed=1)
+    for _ in range(3):
+        for r in (recipe, other):
+            run = create_run(tmp_path/'run', r, **data)
+            assert run.recipe == r
+            if run.status['state'] == 'new': train_run(run.folder, measure, sample)
+            assert run.status['state'] == 'finished'
+    assert len(list(tmp_path.glob('run*'))) == 2
+
+
+def test_a_run_is_another_when_the_preset_changes(tmp_path, monkeypatch, recipe, data):
+    import andromeda.model as model
+    before = create_run(tmp_path/'a', recipe, **data).fingerprint
+    monkeypatch.setitem(model.PRESETS, recipe.model, replace(model.PRESETS[recipe.model], layers=3))
+    assert create_run(tmp_path/'b', recipe, **data).fingerprint != before
+
+
+def test_a_commit_that_is_not_json_is_damage(tmp_path, monkeypatch, recipe, data):
+    run = create_run(tmp_path/'run', recipe, **data)
+    train_and_die(run, monkeypatch, 'append_jsonl', 14)
+    (newest_checkpoint(run.folder/'checkpoints')/'COMMIT.json').write_text('{"ste')
+    with pytest.warns(UserWarning, match='no whole COMMIT.json'): assert newest_checkpoint(run.folder/'checkpoints').name == 'step_10'
+
+
 def test_a_run_knows_that_it_was_killed(tmp_path, recipe, data):
     run = create_run(tmp_path/'run', recipe, **data)
     (run.folder/'status.json').write_text(json.dumps(dict(state='running', step=3, steps=20, pid=1)))

@@ -45,10 +45,18 @@ def test_line_ends_and_marks_of_windows_are_read():
     with pytest.raises(ValueError, match='unknown encoding'): decode(b'# -*- coding: nonsense -*-\n', 'x.py')
 
 
-def test_python_that_does_not_parse_is_quarantined(tmp_path):
-    (tmp_path/'x.py').write_text('def f(:\n')
+@pytest.mark.parametrize('text', ['def f(:\n', '# coding: rot13\n', 'x = ' + '('*5000 + ')'*5000, 'def f():\n    "\\ud800 and forty characters of documentation here"\n    return 1\n'])
+def test_python_that_cannot_be_used_is_quarantined(tmp_path, text):
+    (tmp_path/'x.py').write_text(text)
     docs,lost = read_file(Source('p', 'low', 'code', 'pairs', '', ''), 'x.py', tmp_path/'x.py')
-    assert not docs and 'not Python' in lost[0]['value']
+    assert not docs and lost[0]['rule'] == 'unreadable' and lost[0]['value']
+
+
+def test_a_form_feed_does_not_shift_the_answer():
+    text = 'import os\n\x0c\ndef f(a,\n      b):\n    "Adds a and b, and says so in forty characters."\n    return a+b\n'
+    [(_,pair)] = pairs('x.py', text)
+    assert pair.endswith('### Answer\ndef f(a,\n      b):\n    return a+b\n')
+    assert list(pairs('x.py', text.replace('b):\n    "', 'b): "').replace('    return a+b', '') + '')) == []
 
 
 def test_one_and_two_workers_read_the_same_bytes(tmp_path, monkeypatch):
@@ -68,6 +76,14 @@ def test_symlinks_are_not_followed(tmp_path):
     (tmp_path/'in'/'link.txt').symlink_to(tmp_path/'secret.txt')
     (tmp_path/'in'/'a.txt').write_text('a')
     assert list(source_files(source(tmp_path/'in'))) == ['a.txt']
+
+
+def test_a_file_changed_to_the_same_size_is_read_again(tmp_path):
+    (tmp_path/'in').mkdir()
+    for text in ('hello world', 'HELLO WORLD'):
+        (tmp_path/'in'/'a.txt').write_text(text)
+        made = read_source(source(tmp_path/'in'), tmp_path/'out', workers=1)
+        assert [d['text'] for d in read_rows(made)] == [text]
 
 
 def test_a_changed_file_is_read_again(tmp_path):
