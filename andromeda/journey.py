@@ -7,7 +7,7 @@ __all__ = ['FEW', 'Prepared', 'prepare', 'training_texts', 'progress_bar', 'eval
            'journey', 'gather', 'write_report']
 
 # %% ../nbs/54_journey.ipynb #54-002
-import json, platform, sys, time
+import importlib.util, json, platform, sys, time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from . import __version__
 from .clean import clean
-from .core import Artefact, build, fingerprint, lineage, plain, read_json, unknown, write_atomic, write_json
+from .core import Artefact, build, fingerprint, lineage, plain, read_json, sha256_file, unknown, write_atomic, write_json
 from .dedup import account, dedup, survivors, totals
 from .runs import Run, create_run, launch, run_artefact, train_run, watch
 from .shards import Shards, build_shards, split_of
@@ -174,16 +174,17 @@ def journey(
     _one_data_plan(recipes)
     if out.exists() and not out.is_dir(): raise ValueError(f"{out} is a file, expected a folder to work in: choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
-    from andromeda.model import preset
-    for r in recipes: preset(r.model)                              # a wrong name is said now, not after the data work
+    done = lambda p: fingerprint(dict(recipes=recipes, shards={n: a.fingerprint for n,a in p.shards.items()}, models=_model_code()))
+    if not (out/'report.json').exists(): _known_models(recipes)            # said now, not after the data work
     with timed('data'): p = prepare(recipes[0].corpus, out, catalogue, workers)
+    if found := _finished(out, 'quick', done(p)): return found             # without loading torch
     recipe_mixture(recipes[0], p.tiers, {n: Shards(a) for n,a in p.shards.items()})       # so is a budget that the text cannot fill
     runs = [create_run(out/'runs'/r.name, r, p.tiers, p.shards, p.tokenizer) for r in recipes]
     mark = fingerprint(dict(version=1, runs=[r.fingerprint for r in runs]))
-    if found := _finished(out, mark): return found
+    if found := _finished(out, 'fingerprint', mark): return found
     with timed('training, with baselines fitted beside it'): baselines = _train(runs, lambda: fit_baselines(recipes[0], p, out/'baselines'))
     with timed('report'):
-        result = gather(recipes, runs, p, baselines, out) | dict(command=command, timing=timing, fingerprint=mark)
+        result = gather(recipes, runs, p, baselines, out) | dict(command=command, timing=timing, fingerprint=mark, quick=done(p))
         write_report(result, out)
     return result
 
@@ -202,11 +203,20 @@ def _one_data_plan(recipes):
                          "stage tokens, tiers and replay, or run them apart.")
     if len({r.name for r in recipes}) < len(recipes): raise ValueError("Two recipes have the same name, and would share a run folder: rename one.")
 
-def _finished(out, mark):
+def _known_models(recipes):
+    "Raise for a model that is no preset."
+    from andromeda.model import preset
+    for r in recipes: preset(r.model)
+
+def _model_code():
+    "Hashes of the modules in which presets and published optimiser values stand."
+    return [sha256_file(Path(importlib.util.find_spec(f'andromeda.{name}').origin)) for name in ('model', 'optim')]
+
+def _finished(out, key, mark):
     "The report that is there already, if it is of these runs."
     if not ((out/'report.json').exists() and (out/'report.html').exists()): return None
     result = read_json(out/'report.json')
-    return result if result.get('fingerprint') == mark else None
+    return result if result.get(key) == mark else None
 
 def _train(runs, meanwhile):
     "Train all runs, each in its process; show their progress; do `meanwhile` in this process and return its value."

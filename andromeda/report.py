@@ -102,6 +102,7 @@ def _head(result:dict)->Html:
                               _element('div.soft', ' · '.join(filter(None, facts)))))
     return Html(_element('h1', f"Andromeda: {result.get('recipe', 'a run')}") + _element('div.cards', *cards)
                 + _element('p', _trained_on(result)) + _element('ul.verdict', *(_element('li', s) for s in verdict(result)))
+                + Html('').join(_element('p', f'Note: {note}') for note in result.get('notes') or ())
                 + _element('p.soft', 'Bits per byte: how many bits the model needs on average for a byte of text it has '
                            'not seen. Fewer is better; 8 is knowing nothing. Models with different tokenizers can be '
                            'compared.'))
@@ -286,7 +287,7 @@ def _run(result:dict)->str:
         rows = [dict(part=p, time=time_text(s), share=share[p], meter=_meter(share[p])) for p,s in timing.items()]
         rows.append(dict(part=_element('b', 'all'), time=time_text(total), share=1., meter=''))
         heads = dict(part='Part', time='Time', share='Share', meter='')
-        out.append(_element('h3', 'Time') + _element('div.wide', table(rows, heads, dict(share='.0%'))))
+        out.append(_element('h3', 'Time of the call that finished it') + _element('div.wide', table(rows, heads, dict(share='.0%'))))
     if result.get('files'):
         heads = dict(path='File', bytes='Size', what='What it is')
         files = table(result['files'], heads, dict(bytes=bytes_text), most=1000)
@@ -382,7 +383,8 @@ def summary_text(
         heads = {('name',): '', ('is',): ''} | {tier: tier for tier in [*dict.fromkeys(tiers.values()), 'all']}
         out += ['', 'Test, bits per byte (fewer is better)', table_text(rows, heads, dict.fromkeys(heads, BITS))]
     out += ['', *map(line, verdict(result))]
-    if result.get('timing'): out += ['', f"Took {time_text(sum(result['timing'].values()))}."]
+    out += [f'Note: {line(note)}' for note in result.get('notes') or ()]
+    if result.get('timing'): out += ['', f"This call took {time_text(sum(result['timing'].values()))}."]
     if result.get('files'):
         heads = dict(path='File', bytes='Size', what='What it is')
         out += ['', table_text(result['files'], heads, dict(bytes=bytes_text), widest=100)]

@@ -176,8 +176,8 @@ def tiny()->tuple[Recipe,...]:
     "Both families at about a million parameters, three stages on text that is on this machine."
     corpus = Corpus(sources=('docstrings', 'manuals', 'stdlib', 'pairs'), vocab=2048, tokenizer_mb=3, held_out=.1,
                     limit_mb=dict(docstrings=14, stdlib=4, pairs=5))
-    high = Stage(name='high', tier='high', tokens=350_000, peak_lr=4e-3, warmup_tokens=30_000, final_lr_share=.7)
-    medium = replace(high, name='medium', tier='medium', tokens=250_000, peak_lr=2.8e-3, warmup_tokens=0, replay=.3)
+    high = Stage(name='high', tier='high', tokens=300_000, peak_lr=4e-3, warmup_tokens=30_000, final_lr_share=.7)
+    medium = replace(high, name='medium', tier='medium', tokens=200_000, peak_lr=2.8e-3, warmup_tokens=0, replay=.3)
     low = replace(medium, name='low', tier='low', peak_lr=2e-3, replay=.5, final_lr_share=.03)
     palm = Recipe(name='tiny-palm', model='palm-tiny', corpus=corpus, stages=(high, medium, low), prompts=PROMPTS)
     return palm, replace(palm, name='tiny-mpt', model='mpt-tiny')
