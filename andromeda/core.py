@@ -208,17 +208,20 @@ def _seal(folder:Path, manifest:dict):
 def lineage(
     artefact:Artefact,  # Where to begin
     indent:str='',
+    shown:set|None=None,  # Fingerprints whose parents were shown above
 )->str:                 # A tree in text, the artefact first, its parents below
     "What `artefact` was made from, back to the sources, with counts; parents that changed since are marked."
-    lines = [str(artefact)]
+    shown = set() if shown is None else shown
     parents = list(artefact.manifest['inputs'].values())
+    if parents and artefact.fingerprint in shown: return f'{artefact}  (as above)'
+    shown.add(artefact.fingerprint)
+    lines = [str(artefact)]
     for i,parent in enumerate(parents):
         last = i == len(parents)-1
-        folder = Path(os.path.normpath(artefact.folder/parent['path']))
-        found = open_artefact(folder)
+        found = open_artefact(folder := Path(os.path.normpath(artefact.folder/parent['path'])))
         if not found: below = f"{folder.name}  {parent['fingerprint'][:7]}  (no longer there)"
         else:
-            below = lineage(found, indent + ('   ' if last else '│  '))
+            below = lineage(found, indent + ('   ' if last else '│  '), shown)
             if found.fingerprint != parent['fingerprint']:
                 head,*rest = below.split('\n')
                 below = '\n'.join([head + f"  (changed since: was {parent['fingerprint'][:7]})", *rest])

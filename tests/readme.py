@@ -29,7 +29,7 @@ def markdown(page, pictures):
                     text = ''.join(o.get('text', data.get('text/plain', ''))).rstrip()
                     if text and o.get('name') != 'stderr': out.append('```text\n' + text + '\n```')
     # links between pages are relative to nbs/ on the page, and to the top folder in the README
-    return re.sub(r'\]\((\d\d_\w+\.ipynb)\)', r'](nbs/\1)', '\n\n'.join(out)) + '\n'
+    return re.sub(r'\]\((\d\d_\w+\.ipynb)\)', r'](nbs/\1)', '\n\n'.join(out)).replace('](../', '](') + '\n'
 
 
 def main(check):
