@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .core import Artefact, build
 from .engine import run
-from .sources import LEDGER, read_rows, write_rows
+from .sources import DOCUMENT, LEDGER, RowWriter, read_rows
 
 # %% ../nbs/11_clean.ipynb #11-007
 SIGNALS = ('bytes', 'words', 'mean_word', 'alnum', 'letters', 'alpha_words', 'duplicate_lines', 'longest_line', 'mean_line')
@@ -98,20 +98,19 @@ def clean(
             raise ValueError(f"No document of {documents.folder} is left after cleaning: {total['filtered']} were removed "
                              f"({total['rules']}). Read more of this source, or pass other rules.")
         return total
-    return build(out, made_by='clean', version=1, config=dict(rules=rules), inputs=dict(documents=documents), make=make)
+    return build(out, made_by='clean', version=2, config=dict(rules=rules), inputs=dict(documents=documents), make=make)
 
 def clean_part(item:dict, out:Path)->dict:
     "Task for `engine.run`: signals, failed rules and digest of the documents of one part."
-    rows,counts,reasons = [],Counter(),Counter()
-    import pyarrow.parquet as pq
-    for doc in pq.read_table(item['part']/'documents.parquet').to_pylist():
-        measured = signals(doc['text'])
-        why = failed(measured, item['rules'])
-        rows.append(doc | measured | dict(failed=why, digest=digest(doc['text'])))
-        counts.update(read=1, kept=not why, filtered=bool(why), kept_bytes=0 if why else measured['bytes'])
-        reasons.update(f['rule'] for f in why)
+    counts,reasons = Counter(),Counter()
     out.mkdir()
-    if rows: write_rows(out/'documents.parquet', rows, tuple(rows[0]))
+    with RowWriter(out/'documents.parquet', [*DOCUMENT, *SIGNALS, 'failed', 'digest'], dict.fromkeys(SIGNALS, 'float') | dict(failed='failed')) as rows:
+        for doc in read_rows(item['part'], part=''):
+            measured = signals(doc['text'])
+            why = failed(measured, item['rules'])
+            rows.add(doc | measured | dict(failed=why, digest=digest(doc['text'])))
+            counts.update(read=1, kept=not why, filtered=bool(why), kept_bytes=0 if why else measured['bytes'])
+            reasons.update(f['rule'] for f in why)
     return {k: counts[k] for k in ('read', 'kept', 'filtered', 'kept_bytes')} | dict(rules=dict(reasons))
 
 def digest(text:str)->str:

@@ -75,10 +75,10 @@ def _run(args):
     print(f'\nreport: {out/"report.html"}\nnumbers: {out/"report.json"}')
 
 def _sources(args):
-    from andromeda.sources import READERS, TIERS, read_catalogue
+    from andromeda.sources import TIERS, read_catalogue
     from andromeda.view import table_text
     found = read_catalogue(args.sources).values()
-    print(table_text([dict(tier=t, source=s.name, kind=s.kind, readable='yes' if s.reader in READERS else 'not yet', why=s.why)
+    print(table_text([dict(tier=t, source=s.name, kind=s.kind, here='no: on the Hub' if s.reader == 'hub' else 'yes', why=s.why)
                       for t in TIERS for s in found if s.tier == t]))
 
 def _runs(args):

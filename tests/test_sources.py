@@ -48,8 +48,8 @@ def test_line_ends_and_marks_of_windows_are_read():
 @pytest.mark.parametrize('text', ['def f(:\n', '# coding: rot13\n', 'x = ' + '('*5000 + ')'*5000, 'def f():\n    "\\ud800 and forty characters of documentation here"\n    return 1\n'])
 def test_python_that_cannot_be_used_is_quarantined(tmp_path, text):
     (tmp_path/'x.py').write_text(text)
-    docs,lost = read_file(Source('p', 'low', 'code', 'pairs', '', ''), 'x.py', tmp_path/'x.py')
-    assert not docs and lost[0]['rule'] == 'unreadable' and lost[0]['value']
+    [(end,row)] = read_file(Source('p', 'low', 'code', 'pairs', '', ''), 'x.py', tmp_path/'x.py')
+    assert end == 'lost' and row['rule'] == 'unreadable' and row['value']
 
 
 def test_a_form_feed_does_not_shift_the_answer():
@@ -106,3 +106,82 @@ def test_the_answer_of_a_pair_is_the_function_without_its_docstring():
         answer = ast.parse(pair.split('### Answer\n')[1]).body[0]
         if node.name == answer.name and ast.dump(ast.Module(answer.body, [])) == ast.dump(ast.Module(node.body[1:], [])): found += 1
     assert found > 15
+
+
+FORMATS = ('jsonl', 'jsonl.gz', 'parquet', 'csv', 'json')
+
+
+def write(path, rows):
+    "The same rows in any format."
+    import csv, gzip, json
+    lines = ''.join(json.dumps(r)+'\n' for r in rows)
+    if path.name.endswith('.gz'): path.write_bytes(gzip.compress(lines.encode(), mtime=0))
+    elif path.suffix == '.jsonl': path.write_text(lines)
+    elif path.suffix == '.json': path.write_text(json.dumps(rows))
+    elif path.suffix == '.csv':
+        with open(path, 'w', newline='') as f:
+            out = csv.DictWriter(f, list(rows[0]))
+            out.writeheader()
+            out.writerows(rows)
+    else:
+        import pyarrow as pa, pyarrow.parquet as pq
+        pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+@pytest.mark.parametrize('format', FORMATS)
+def test_the_same_records_in_any_format_are_the_same_documents(tmp_path, format):
+    rows = [dict(instruction=f'Add {i} and {i+1}.', input='', output=str(2*i+1)) for i in range(50)]
+    (tmp_path/'in').mkdir()
+    write(tmp_path/'in'/f'rows.{format}', rows)
+    made = read_source(Source('sums', 'low', 'dialogue', 'files', '', '', dict(path=str(tmp_path/'in'), adapter='alpaca')), tmp_path/'out', workers=1)
+    texts = [d['text'] for d in read_rows(made)]
+    assert len(texts) == 50 and texts[3] == '### Instruction\nAdd 3 and 4.\n\n### Answer\n7\n'
+    assert made.counts['read'] == made.counts['documents'] == 50 and len({d['id'] for d in read_rows(made)}) == 50
+
+
+def test_broken_records_are_quarantined_with_their_row(tmp_path):
+    lines = ['{"text": "good"}', '{"text": 3}', '{"text"', '{"other": "x"}', '{"text": "fine"}']
+    (tmp_path/'in.jsonl').write_text('\n'.join(lines)+'\n')
+    made = read_source(Source('mine', 'low', 'prose', 'files', '', '', dict(path=str(tmp_path/'in.jsonl'))), tmp_path/'out', workers=1, most_quarantined=.7)
+    assert [d['text'] for d in read_rows(made)] == ['good', 'fine']
+    assert [r['row'] for r in read_rows(made, 'ledger.parquet')] == [2, 3, 4]
+    with pytest.raises(ValueError, match='3 of 5 records cannot be read'):
+        read_source(Source('mine', 'low', 'prose', 'files', '', '', dict(path=str(tmp_path/'in.jsonl'))), tmp_path/'strict', workers=1)
+
+
+def test_every_hub_entry_names_an_adapter_that_exists():
+    from andromeda.adapters import adapter
+    for s in read_catalogue().values():
+        if s.reader == 'hub':
+            for name in [s.options['adapter']] if 'adapter' in s.options else s.options['tasks'].values(): assert callable(adapter(name)), s.name
+
+
+def test_old_names_lead_to_the_new_one():
+    from andromeda.sources import find_source
+    catalogue = read_catalogue()
+    for old,new in {'glue': 'glue', 'nyu-mll/glue': 'glue', 'ybisk/piqa': 'piqa', 'ehartford/wizard_vicuna_70k_unfiltered': 'wizard-vicuna'}.items():
+        import warnings
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            assert find_source(catalogue, old).name == new
+    with pytest.warns(UserWarning, match='RedPajama-Data-1T'): assert find_source(catalogue, 'togethercomputer/RedPajama-Data').name == 'redpajama-1t'
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    "A file of 120 MB is read by a process that may use little more than an empty one."
+    import json, subprocess, sys
+    with open(tmp_path/'big.jsonl', 'w') as f:
+        for i in range(120_000): f.write(json.dumps(dict(text=f'{i} '*150))[:1000].rstrip('\\')[:-3] + '"}\n')
+    code = """
+import resource, sys
+from pathlib import Path
+from andromeda.sources import Source, read_part
+import pyarrow.parquet
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+source = Source('big', 'low', 'prose', 'files', '', '', dict(path=sys.argv[1]))
+counts = read_part(dict(source=source, files={'big.jsonl': sys.argv[1]}), Path(sys.argv[2]))
+print(counts['documents'], (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before)//1024)
+"""
+    done = subprocess.run([sys.executable, '-c', code, str(tmp_path/'big.jsonl'), str(tmp_path/'out')], capture_output=True, text=True, check=True)
+    documents,grown = map(int, done.stdout.split())
+    assert documents == 120_000 and grown < 150, f'{documents} documents, {grown} MB more'
