@@ -14,7 +14,7 @@ def requirements(key): return cfg.get(key, '').split()
 
 
 extras = {e: requirements(f'{e}_requirements') for e in ('notebook', 'gpu', 'ray', 'eval')}
-extras['dev'] = requirements('dev_requirements') + extras['notebook'] + extras['ray']
+extras['dev'] = requirements('dev_requirements') + extras['notebook']
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], author=cfg['author'],

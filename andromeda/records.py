@@ -77,8 +77,8 @@ def _opened(path):
     try:
         before = os.stat(path)
         if not stat.S_ISREG(before.st_mode):
-            what = 'a folder: list its files with list_files' if stat.S_ISDIR(before.st_mode) else 'a pipe, socket or device, not a file: copy its content to a file'
-            raise ValueError(f'{path} is {what}.')
+            raise ValueError(f'{path} is ' + ('a folder: list its files with list_files.' if stat.S_ISDIR(before.st_mode) else
+                             'a pipe, socket or device, not a file: copy its content to a file.'))
         f = open(path, 'rb')
     except OSError as e: raise _unreadable(path, e) from None
     with f:
@@ -88,7 +88,9 @@ def _opened(path):
             raise
     if _changed(path, before): raise _moved(path)
 
-def _moved(path): return OSError(f'{path} changed or vanished while it was read: nothing read from it can be used. Wait for its writer to finish, then read it again.')
+def _moved(path):
+    return OSError(f'{path} changed or vanished while it was read: nothing read from it can be used. Wait for its writer to finish, '
+                   'then read it again.')
 
 def _changed(path, before):
     try: now = os.stat(path)
@@ -352,7 +354,8 @@ def _wanted(file, items, raw=None):
     for item in items:
         if type(item) is Record:
             if file.text and type(value := item.data.get(file.text)) is not str:
-                why = f'{file.text!r} holds {_what(value)}, expected text' if file.text in item.data else f'no {file.text!r}, only {", ".join(map(repr, item.data))[:200] or "nothing"}'
+                keys = ', '.join(map(repr, item.data))[:200] or 'nothing'
+                why = f'{file.text!r} holds {_what(value)}, expected text' if file.text in item.data else f'no {file.text!r}, only {keys}'
                 item = file.lost(item.row, item.offset, why, raw[item.row] if raw else repr(item.data).encode('utf-8', 'surrogatepass'))
             elif file.columns: item = item._replace(data={c: item.data[c] for c in file.columns if c in item.data})
         out.append(item)
@@ -433,7 +436,8 @@ def _elements(blocks, file):
         offset += len(block)
     if cut or scan.depth >= 0 or held.hash or held.bytes.strip():
         file.notes['cut'] += bool(cut)
-        why = f'{cut}; the elements before are whole' if cut else 'the file ends inside the array' if scan.depth >= 0 else 'more text after the end of the array, not read'
+        why = (f'{cut}; the elements before are whole' if cut else 'the file ends inside the array' if scan.depth >= 0 else
+               'more text after the end of the array, not read')
         yield start or 0, _Broken(why, held.sha256, True)
 
 def _array(blocks, file):
@@ -581,7 +585,7 @@ def _text_item(file, row, offset, held):
 def _parquet(f, file):
     import pyarrow as pa, pyarrow.parquet as pq
     broken = (pa.ArrowException, OSError)
-    try: table = pq.ParquetFile(pa.PythonFile(_Shared(f), 'r'), buffer_size=1<<20, page_checksum_verification=True)
+    try: table = pq.ParquetFile(pa.PythonFile(_Shared(f), 'r'), buffer_size=1<<20, pre_buffer=False, page_checksum_verification=True)
     except broken as e: raise file.refuse(f'no whole Parquet file ({e}): its writer did not finish, or it was cut. Get it again.') from None
     names,row = _columns(file, table.schema_arrow),1
     for g in range(table.num_row_groups):

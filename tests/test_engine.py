@@ -30,7 +30,7 @@ def fail(item, path): raise ValueError(f'bad item {item}')
 @pytest.fixture(scope='module')
 def cluster():
     "A Ray cluster of two cores on this machine."
-    ray = pytest.importorskip('ray')
+    ray = pytest.importorskip('ray', reason="needs Ray: pip install 'andromeda[ray]'")
     os.environ['RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO'] = '0'
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level='error',
              runtime_env=dict(env_vars=dict(PYTHONPATH=os.path.dirname(__file__))))        # the tasks below are functions of this file
@@ -38,7 +38,7 @@ def cluster():
     ray.shutdown()
 
 
-@pytest.fixture(params=['processes', 'ray'])
+@pytest.fixture(params=['processes', pytest.param('ray', marks=pytest.mark.slow)])      # a cluster takes half a minute to start
 def backend(request):
     if request.param == 'ray': request.getfixturevalue('cluster')
     return request.param

@@ -173,14 +173,15 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     with open(tmp_path/'big.jsonl', 'w') as f:
         for i in range(120_000): f.write(json.dumps(dict(text=f'{i} '*150))[:1000].rstrip('\\')[:-3] + '"}\n')
     code = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from andromeda.sources import Source, read_part
-import pyarrow.parquet
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+import numpy, orjson, pyarrow.parquet
+def peak(): return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])       # kB; ru_maxrss would begin at the parent's
+before = peak()
 source = Source('big', 'low', 'prose', 'files', '', '', dict(path=sys.argv[1]))
 counts = read_part(dict(source=source, files={'big.jsonl': sys.argv[1]}), Path(sys.argv[2]))
-print(counts['documents'], (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before)//1024)
+print(counts['documents'], (peak()-before)//1024)
 """
     done = subprocess.run([sys.executable, '-c', code, str(tmp_path/'big.jsonl'), str(tmp_path/'out')], capture_output=True, text=True, check=True)
     documents,grown = map(int, done.stdout.split())
