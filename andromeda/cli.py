@@ -47,7 +47,7 @@ def _parser():
         p.set_defaults(do=do)
         return p
     p = command('run', _run, 'The whole road: documents to report. Run it again to go on, or to see the result.')
-    p.add_argument('recipe', help='tiny (minutes on two cores), small (half an hour), or the path of a recipe.json')
+    p.add_argument('recipe', help='tiny (minutes on two cores), small (up to an hour), or the path of a recipe.json')
     p.add_argument('--out', type=Path, help='folder for everything (default: data/home/RECIPE)')
     p.add_argument('--sources', type=Path, metavar='FILE', help='a catalogue of your own in TOML; all its sources are used')
     p.add_argument('--workers', type=int, help='processes for reading and cleaning (default: all cores)')

@@ -183,7 +183,7 @@ def tiny()->tuple[Recipe,...]:
     return palm, replace(palm, name='tiny-mpt', model='mpt-tiny')
 
 def small()->tuple[Recipe,...]:
-    "Both families at about 5 million parameters, all of the text that is on this machine, half an hour on two cores."
+    "Both families at about 5 million parameters, all of the text that is on this machine, up to an hour on two cores."
     corpus = Corpus(sources=('docstrings', 'manuals', 'stdlib', 'pairs'), vocab=4096, held_out=.1)
     high = Stage(name='high', tier='high', tokens=1_200_000, peak_lr=2e-3, warmup_tokens=60_000, final_lr_share=.7)
     medium = replace(high, name='medium', tier='medium', tokens=900_000, peak_lr=1.4e-3, warmup_tokens=0, replay=.3)
