@@ -150,7 +150,7 @@ def failed(
     row = {k: np.float32(v) for k,v in measured.items() if k != 'language'}
     return [dict(rule=r.name, value=float(v), threshold=float(r.threshold)) for r in rules if r.fails(v := values_of(r.signal, row))]
 
-# %% ../nbs/11_clean.ipynb #11-020
+# %% ../nbs/11_clean.ipynb #11-2f8fbd9b
 def clean(
     documents:Artefact,      # Made by `read_source`
     out:Path,                # Usually home/clean/NAME
@@ -172,7 +172,8 @@ def clean(
     def make(folder):
         parts = sorted(p.name for p in documents.folder.glob('part-*'))
         items = {p: dict(part=documents/p, own=own) | dict(rules=rules, cut_lines=cut_lines, spare=how['spare']) for p in parts}
-        keys = {p: fingerprint(how | dict(version=_VERSION, sha=documents.manifest['files'][f'{p}/documents.parquet'])) for p in parts}
+        way = fingerprint(how | dict(version=_VERSION))
+        keys = {p: fingerprint([way, documents.manifest['files'][f'{p}/documents.parquet']]) for p in parts}
         known = _known_parts(out, how, keys)
         for item in items.values(): item['known'] = known
         warm_up()                                      # one process compiles, the others read what it left
@@ -213,14 +214,14 @@ def _source_of(function):
     except (OSError, TypeError, AttributeError): raise ValueError(f"The signal {function!r} has no source code that could be recorded: "
                                                                   "pass a function that is defined in a file or a notebook.") from None
 
-# %% ../nbs/11_clean.ipynb #11-021
+# %% ../nbs/11_clean.ipynb #11-3f593090
 def clean_part(item:dict, out:Path)->dict:
     "Task for `engine.run`: the documents of one part with signals, failed rules and digest."
     import pyarrow as pa, pyarrow.parquet as pq
     counts,reasons,first,writer = Counter(),Counter(),'',None
     out.mkdir()
     with pq.ParquetFile(item['part']/'documents.parquet') as source:
-        nothing,known = pa.RecordBatch.from_pylist([], source.schema_arrow),_Known(item['known'])
+        nothing,known = pa.RecordBatch.from_pylist([], source.schema_arrow),_Known(item['known'], source)
         for batch in (*(() if source.metadata.num_rows else (nothing,)), *source.iter_batches(500)):
             table = _clean_batch(pa.Table.from_batches([batch]), item, known)
             writer = writer or pq.ParquetWriter(out/'documents.parquet', table.schema, compression='zstd')
@@ -232,10 +233,12 @@ def clean_part(item:dict, out:Path)->dict:
     return {k: counts[k] for k in ('read', 'kept', 'filtered', 'quarantined', 'spared', 'kept_bytes')} | dict(rules=dict(sorted(reasons.items())), first=first)
 
 class _Known:
-    "Documents of an earlier artefact, by id."
-    def __init__(self, paths:list[Path]):
+    "Documents of an earlier artefact, by id, from those of its files that hold one of this part."
+    def __init__(self, paths:list[Path], part):
         import pyarrow as pa, pyarrow.parquet as pq
-        self.table = pa.concat_tables([pq.read_table(p) for p in paths]) if paths else None
+        here = set(part.read(['id'])['id'].to_pylist()) if paths else ()
+        paths = [p for p in paths if not here.isdisjoint(pq.read_table(p, columns=['id'], use_threads=False)['id'].to_pylist())]
+        self.table = pa.concat_tables([pq.read_table(p, use_threads=False) for p in paths]) if paths else None
         self.place = {id: i for i,id in enumerate(self.table['id'].to_pylist())} if paths else {}
 
     def places(self, ids:list[str], texts)->list[int|None]:
