@@ -172,14 +172,15 @@ def cpu(): return sum(u.ru_utime+u.ru_stime for u in map(resource.getrusage, (re
 def one(tool, folder, core):
     "Run in a process of its own: a small corpus first, then the real one; prints what it cost and what it removed."
     os.sched_setaffinity(0, {core})
+    peak = {}
     with tempfile.TemporaryDirectory() as out:
         for name in ('small', 'real'):
             (Path(out)/name).mkdir()
             began = cpu()
             removed = TOOLS[tool](Path(folder)/'small' if name == 'small' else Path(folder), Path(out)/name)
+            peak[name] = round(int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])/1000)
         seconds = cpu()-began
-    peak = int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])/1000
-    print(json.dumps(dict(seconds=round(seconds, 3), process_seconds=round(cpu(), 3), peak_mb=round(peak), removed=removed)))
+    print(json.dumps(dict(seconds=round(seconds, 3), process_seconds=round(cpu(), 3), peak_mb=peak['real'], base_mb=peak['small'], removed=removed)))
 
 
 def measure(tool, folder, core=1):
@@ -232,7 +233,7 @@ def compare(mb, tools, repeats, folder):
     for t in tools:
         seconds = statistics.median(r['seconds'] for r in runs[t])
         rows.append(dict(tool=t, repeats=len(runs[t]), seconds=seconds, all_seconds=[r['seconds'] for r in runs[t]], mb_per_second=round(size/seconds, 2),
-                         process_seconds=statistics.median(r['process_seconds'] for r in runs[t]), peak_mb=statistics.median(r['peak_mb'] for r in runs[t]),
+                         process_seconds=statistics.median(r['process_seconds'] for r in runs[t]), **{k: statistics.median(r[k] for r in runs[t]) for k in ('peak_mb', 'base_mb')},       # base_mb: after fifty documents
                          removed=len(runs[t][0]['removed']), **judged(texts, planted, runs[t][0]['removed'], t.startswith('ours'))))
     base = rows[0]['seconds']
     return dict(documents=len(texts), mb=round(size, 1), rows=rows, times={r['tool']: round(r['seconds']/base, 2) for r in rows[1:]})
