@@ -88,7 +88,7 @@ def test_a_planted_uphill_import_is_found(planted):
 
 def test_every_module_has_a_floor_and_a_page():
     modules = {p.stem for p in PKG.glob('*.py')} - {'__init__', '_modidx'}
-    pages = {re.sub(r'^\d+_', '', p.stem) for p in (ROOT/'nbs').glob('[0-9]*.ipynb')}
+    pages = {re.sub(r'^\d+_', '', p.stem) for p in (ROOT/'nbs').glob('[0-6]*.ipynb')}      # from 70 on: guides, which export nothing
     assert modules == set(FLOORS) == pages
 
 
