@@ -120,7 +120,7 @@ def _meet():
     "Wait for the other processes."
     if processes() > 1: dist.barrier()
 
-# %% ../nbs/35_trainer.ipynb #35-008
+# %% ../nbs/35_trainer.ipynb #35-622073d6
 def _go_on(run, recipe, evaluate, sample, device, heart):
     first,ends = rank() == 0,stage_ends(recipe)
     model,optimizer = _model(recipe, device)
@@ -220,7 +220,7 @@ def _model(recipe, device):
     "A fresh model and optimiser on `device`, spread over the processes, and torch set up for this one."
     torch.set_num_threads(recipe.threads)
     quick_cpu()
-    model = LM(preset(recipe.model, vocab=recipe.corpus.vocab, max_len=recipe.length), seed=recipe.seed).to(device)
+    model = LM(preset(recipe.model, vocab=recipe.corpus.rows, max_len=recipe.length), seed=recipe.seed).to(device)
     how = dict(betas=recipe.betas, weight_decay=recipe.weight_decay, name=recipe.optimizer, config=model.config)
     model = spread(model, recipe.spread, recipe.precision)
     return model, make_optimizer(model, recipe.stages[0].peak_lr, **how)
@@ -235,7 +235,7 @@ def batch_documents(mixture, recipe:Recipe, step:int)->list[dict]:
     while step >= steps[stage]: stage,step = stage+1,step-steps[stage]
     return mixture.documents(stage, step)
 
-# %% ../nbs/35_trainer.ipynb #35-010
+# %% ../nbs/35_trainer.ipynb #35-35af235c
 class _Steering:
     "What is wanted: read by the first process, told to the others; SIGTERM or SIGINT to any of them is a wish to stop."
     def __init__(self, run, device):
@@ -270,7 +270,7 @@ class _Pace:
         self.recent = deque(maxlen=100)
         name = torch.cuda.get_device_name() if torch.cuda.is_available() else ''
         peak = next((f for key,f in PEAK_FLOPS.items() if key in name), None)
-        config = preset(recipe.model, vocab=recipe.corpus.vocab, max_len=recipe.length)
+        config = preset(recipe.model, vocab=recipe.corpus.rows, max_len=recipe.length)
         self.per_token = flops_per_token(config, recipe.length)/(peak*processes()) if peak else None
 
     def after(self, record)->dict:
