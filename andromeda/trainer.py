@@ -285,7 +285,7 @@ class _Pace:
         if torch.cuda.is_available(): said['memory'] = torch.cuda.max_memory_allocated()
         return said
 
-# %% ../nbs/35_trainer.ipynb #35-1815ebed
+# %% ../nbs/35_trainer.ipynb #35-67b5594b
 def trained_model(
     run:Run,
     step:int|None=None,   # One that has a checkpoint; None: the newest
@@ -298,6 +298,6 @@ def trained_model(
                                    "Ask for one with control(run, save=True), or `andromeda runs FOLDER --save`.")
     if step is not None and (wrong := checkpoint_damage(found)): raise ValueError(f"{wrong}. There are checkpoints at {there}: take another one.")
     recipe = run.recipe
-    model = LM(preset(recipe.model, vocab=recipe.corpus.vocab, max_len=recipe.length))
+    model = LM(preset(recipe.model, vocab=recipe.corpus.rows, max_len=recipe.length))
     model.load_state_dict(load_checkpoint(found)[0]['model'])
     return model.eval()
