@@ -42,7 +42,7 @@ FLOORS = dict(
     metrics='',
     report='core view runs score',
     journey='core sources clean dedup leakage tokenizer shards mixture model stages runs trainer score report',
-    cli='core view sources stages runs report journey',
+    cli='core clean dedup tokenizer shards convert stages runs trainer journey report sources view',
 )
 FACE = {'view', 'inspect', 'dashboard', 'sweepboard'}                         # what a notebook shows; widgets inside functions only
 WIDGETS = {'ipywidgets', 'anywidget', 'traitlets', 'IPython'}
