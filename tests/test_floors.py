@@ -40,6 +40,7 @@ FLOORS = dict(
     score='core tokenizer shards model',
     likelihood='tokenizer adapters attention model',
     metrics='',
+    tasks='core records hub adapters score likelihood metrics',
     report='core view runs score',
     journey='core sources clean dedup leakage tokenizer shards mixture model stages runs trainer score report',
     cli='core view sources stages runs report journey',
