@@ -53,7 +53,7 @@ def mcc(table_KK:np.ndarray)->np.ndarray:
     top = np.trace(t, axis1=-2, axis2=-1)*n - (right*said).sum(-1)
     return _ratio(top, np.sqrt((n*n-(said*said).sum(-1))*(n*n-(right*right).sum(-1))))
 
-# %% ../nbs/40_metrics.ipynb #40-5dfce842
+# %% ../nbs/40_metrics.ipynb #40-6b655236
 def table_interval(
     score:Callable,         # One of the above: tables to figures
     table:np.ndarray,       # Counts; the last axes are what `score` takes
@@ -61,12 +61,15 @@ def table_interval(
     draws:int=100_000,
     seed:int=0,
 )->tuple[float,float]:      # Lower and upper end
-    "Bootstrap interval of a figure that follows from counts: exactly the bootstrap over items, drawn as multinomial counts."
+    """Bootstrap interval of a figure that follows from counts: exactly the bootstrap over items, drawn as multinomial counts.
+
+    It always holds the figure itself: where a class has few items, draws without it lie below.
+    """
     n = int(table.sum())
     if not n: raise ValueError("There is not one item to be sure of.")
     drawn = np.random.default_rng(seed).multinomial(n, table.ravel()/n, size=draws).reshape(draws, *table.shape)
     low,high = np.quantile(score(drawn), [(1-level)/2, (1+level)/2])
-    return float(low), float(high)
+    return min(float(low), float(score(table))), max(float(high), float(score(table)))
 
 # %% ../nbs/40_metrics.ipynb #40-85f33892
 _Z = 1.959963984540054     # 95% of a normal distribution lie within so many standard deviations

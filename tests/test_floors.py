@@ -41,6 +41,7 @@ FLOORS = dict(
     score='core tokenizer shards model',
     likelihood='tokenizer adapters attention model',
     metrics='',
+    tasks='core records hub adapters score likelihood metrics',
     report='core view runs score',
     journey='core sources clean dedup leakage tokenizer shards mixture model stages runs trainer score report',
     cli='core clean dedup tokenizer shards convert stages runs trainer journey report sources view',
