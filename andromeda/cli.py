@@ -39,7 +39,7 @@ def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-53b4d83b
+# %% ../nbs/60_cli.ipynb #60-448e686e
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -66,6 +66,19 @@ def _parser():
     p.add_argument('--step', type=int, help='the checkpoint to fork from (default: the newest)')
     p.add_argument('--lr-scale', type=float, metavar='X', help='multiply the learning rate of the recipe by X from now on')
     p.add_argument('--processes', type=int, default=1, help='with --resume: processes on this machine, usually one for each GPU')
+    p = command('sweep', _sweep, 'One recipe varied, each trial a run. Run it again to go on; on another machine, give its folder.')
+    p.add_argument('recipe', help='a recipe, as for run (of several, the first); or the folder of a sweep, to go on with it')
+    p.add_argument('--vary', nargs='+', metavar='PLACE=VALUES', default=[], help='batch=8,16,32 or stages.*.peak_lr=0.25..4:log:times')
+    p.add_argument('--out', type=Path, help='folder for data and sweep (default: data/home/RECIPE)')
+    p.add_argument('--name', default='sweep', help='of the sweep, under OUT/sweeps (default: sweep)')
+    p.add_argument('--trials', type=int, default=20, help='how many (default: 20; a grid has its own number)')
+    p.add_argument('--method', default='tpe', help='tpe (default), random or grid')
+    p.add_argument('--pruner', default='none', help='who gives up trials early: hyperband, median or none (default)')
+    p.add_argument('--seed', type=int, default=0, help='of the search')
+    p.add_argument('--storage', default='', metavar='URL', help='a database for several machines: postgresql+psycopg://USER@HOST/NAME, password in PGPASSWORD (default: SQLite in the folder)')
+    p.add_argument('--workers', type=int, default=1, help='trials at a time (default: 1)')
+    p.add_argument('--worker', type=int, metavar='N', help='be one worker, of this number, in this process')
+    p.add_argument('--promote', metavar='NAME', help='write the best trial as the recipe NAME.json in the folder of the sweep')
     p = command('train', _train, 'Train one run in this process, from wherever it is.')
     p.add_argument('folder', type=Path, help='the run: a folder with recipe.json')
     p.add_argument('--as-asked', action='store_true', help='obey a pause or stop that was asked for before; default: a new start ends it')
@@ -141,6 +154,27 @@ def _steer(args, folder):
     control(run, want, args.lr_scale, args.save)
     if args.resume: launch(run, processes=args.processes)
     print(run)
+
+def _sweep(args):
+    from andromeda.sweeps import Sweep, create_sweep, promote, read_space, run_sweep, trials, work
+    from andromeda.view import table_text
+    folder = Path(args.recipe)
+    if (folder/'sweep.json').exists(): sweep = Sweep(folder.absolute())
+    else:
+        from andromeda.journey import prepare
+        from andromeda.stages import named_recipes
+        recipe,space,out = named_recipes(args.recipe)[0],read_space(args.vary),(args.out or home()/folder.stem).absolute()
+        if not space: raise ValueError("Say what to vary, as --vary batch=8,16 'stages.*.peak_lr=0.25..4:log:times'.")
+        p = prepare(recipe.corpus, out)
+        sweep = create_sweep(out/'sweeps'/args.name, recipe, space, p.tiers, p.shards, p.tokenizer, args.trials, args.method, args.pruner, args.seed, args.storage)
+    if args.worker is not None: return print(f'{work(sweep, worker=args.worker)} trials done')
+    if args.promote: return print(f'{promote(sweep, args.promote).name}: {sweep.folder/(args.promote+".json")}')
+    said = ''
+    for _ in run_sweep(sweep, args.workers):
+        if str(sweep) != said: print(said := str(sweep), file=sys.stderr, flush=True)
+    shown = ['trial', 'state', 'value', *sweep.space, 'why']
+    rows = sorted(trials(sweep), key=lambda r: (r['value'] is None, r['value'] or 0))
+    print(table_text([{k: (f'{v:.4g}' if isinstance(v, float) else '' if v is None else v) for k,v in r.items() if k in shown} for r in rows]))
 
 def _train(args):
     from andromeda.journey import train_folder
