@@ -38,6 +38,7 @@ FLOORS = dict(
     runs='core model optim stages',
     trainer='core shards attention model optim checkpoint train stages runs',
     score='core tokenizer shards model',
+    inspect='core view sources clean dedup tokenizer shards mixture',
     report='core view runs score',
     journey='core sources clean dedup leakage tokenizer shards mixture model stages runs trainer score report',
     cli='core view sources stages runs report journey',
