@@ -430,7 +430,7 @@ def marked(
         out.append(part if shown else f'<mark style="background:#D55E0066;color:inherit">{part}</mark>')
     return Html(''.join(out))
 
-# %% ../nbs/01_view.ipynb #01-3eb2d48d
+# %% ../nbs/01_view.ipynb #01-94f77239
 _CLICKS = """
 const TAGS = new Set(('b br caption circle code del details div em figcaption figure h3 h4 i ins li mark ol p path pre rect small span strong sub sup '
   + 'summary svg table tbody td text th thead title tr ul').split(' '));
@@ -469,12 +469,22 @@ export default { render({ model, el }) {
 } };
 """
 
+_LOOK = """
+.am-clicks {font-size:13px; line-height:1.35; overflow-x:auto}
+.am-clicks table {border-collapse:collapse; margin:.2em 0}
+.am-clicks td, .am-clicks th {padding:.12em .7em .12em 0; vertical-align:top; unicode-bidi:isolate}
+.am-clicks tbody tr:nth-child(even) {background:#77777714}
+.am-clicks h4, .am-clicks p {margin:.3em 0}
+.am-clicks [data-am]:hover {outline:1px solid currentColor}
+.am-clicks svg[data-am-x] {cursor:crosshair}
+"""
+
 @functools.lru_cache(1)
 def _widget_class():
     import anywidget, traitlets
     class Clickable(anywidget.AnyWidget):
         "Shows `value`; see `clickable`."
-        _esm = _CLICKS
+        _esm,_css = _CLICKS,_LOOK
         value = traitlets.Unicode('').tag(sync=True)
     return Clickable
 

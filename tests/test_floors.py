@@ -43,6 +43,7 @@ FLOORS = dict(
     score='core tokenizer shards model',
     tasks='core records hub adapters likelihood metrics score',
     sweeps='core stages runs',
+    inspect='core view sources clean dedup tokenizer shards mixture',
     report='core view runs score',
     journey='core sources clean dedup leakage tokenizer shards mixture model stages runs trainer score report',
     cli='core view sources clean dedup tokenizer shards convert stages runs trainer sweeps report journey',
