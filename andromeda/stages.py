@@ -6,7 +6,7 @@
 __all__ = ['SIMPLE', 'PROMPTS', 'NAMED', 'Corpus', 'Stage', 'Recipe', 'recipe_to_dict', 'recipe_from_dict', 'stage_weights',
            'portions', 'recipe_mixture', 'train_stages', 'stage_ends', 'tiny', 'small', 'named_recipes']
 
-# %% ../nbs/33_stages.ipynb #33-002
+# %% ../nbs/33_stages.ipynb #33-7611b323
 import dataclasses, json
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
@@ -14,8 +14,9 @@ from pathlib import Path
 
 from .core import plain, safe_name, unknown
 from .mixture import Ahead, Mixture, Portion, mix_shares
+from .tokenizer import padded_vocab
 
-# %% ../nbs/33_stages.ipynb #33-005
+# %% ../nbs/33_stages.ipynb #33-a4e6544b
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     "Which text, and how it becomes tokens."
@@ -23,8 +24,15 @@ class Corpus:
     limit_mb:dict[str,float] = field(default_factory=dict)  # Sample of a source, MB of files; sources not named: all
     vocab:int = 2048                   # Tokens of the tokenizer trained on it
     tokenizer_mb:float = 20            # Training text the tokenizer sees at most, MB
+    tokenizer_weight:dict[str,float] = field(default_factory=lambda: dict(high=.5, medium=.3, low=.2))  # Of it by tier; about what the stages of `tiny` read
+    tokenizer:str|None = None          # A tokenizer.json to keep, for instance of an earlier run; None: trained on this corpus
     held_out:float = .05               # Share of documents for validation, and again for test
     keep_out:dict[str,dict] = field(default_factory=dict)   # Evaluation sets whose questions are not trained on: path, texts and id, see nbs/13_leakage
+
+    @property
+    def rows(self)->int:
+        "Rows of the model's embedding."
+        return padded_vocab(self.vocab)
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -93,7 +101,7 @@ class Recipe:
         return dict(corpus=self.corpus, length=self.length, batch=self.batch, seed=self.seed, max_epochs=self.max_epochs,
                     evaluation_bytes=self.evaluation_bytes, stages=[(s.tier, s.tokens, s.replay) for s in self.stages])
 
-# %% ../nbs/33_stages.ipynb #33-009
+# %% ../nbs/33_stages.ipynb #33-d25fd517
 def recipe_to_dict(recipe:Recipe)->dict:
     "The recipe as JSON can hold it."
     return plain(recipe)
@@ -106,7 +114,7 @@ def recipe_from_dict(d:dict)->Recipe:
     if 'stages' in d: d['stages'] = tuple(_typed(Stage, s) for s in (d['stages'] if isinstance(d['stages'], list) else [d['stages']]))
     return _typed(Recipe, d)
 
-SIMPLE = {str: (str,), int: (int,), float: (int, float), float|None: (int, float, type(None)), int|None: (int, type(None))}   # JSON values that a field of this type takes
+SIMPLE = {str: (str,), int: (int,), float: (int, float), float|None: (int, float, type(None)), int|None: (int, type(None)), str|None: (str, type(None))}   # JSON values that a field of this type takes
 
 def _typed(cls, d):
     "A `cls` with the values of `d`. Raises `ValueError` for what is no table, an unknown or missing key, or a value of another type."
