@@ -50,7 +50,7 @@ FLOORS = dict(
 )
 FACE = {'view', 'inspect', 'dashboard', 'sweepboard'}                         # what a notebook shows; widgets inside functions only
 WIDGETS = {'ipywidgets', 'anywidget', 'traitlets', 'IPython'}
-BARE = {'torch', 'numpy', 'safetensors', 'fsspec'}                           # all that the training floors may need; torch brings fsspec
+BARE = {'torch', 'numpy', 'safetensors', 'fsspec', 'tomli'}                           # all that the training floors may need; torch brings fsspec
 BARE_MODULES = 'core shards mixture attention kernels model optim checkpoint train stages runs trainer'.split()
 LAZY = {'tokenizers', 'pyarrow', 'xformers'}                                             # where documents are read or a kernel asked for, inside functions only
 
