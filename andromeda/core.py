@@ -161,7 +161,7 @@ def locked(path:Path)->Iterator[None]:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
-# %% ../nbs/00_core.ipynb #00-021
+# %% ../nbs/00_core.ipynb #00-4538fa9e
 def build(
     out:Path,                          # Folder to make
     *,

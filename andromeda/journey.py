@@ -26,7 +26,7 @@ from .sources import TIERS, Source, read_catalogue, read_source
 from .stages import Corpus, Recipe, recipe_mixture
 from .tokenizer import END_ID, build_tokenizer, keep_tokenizer, load_tokenizer, sample_texts, tier_shares, token_bytes
 
-# %% ../nbs/54_journey.ipynb #54-84c85c7f
+# %% ../nbs/54_journey.ipynb #54-d3038e6d
 @dataclass
 class Prepared:
     "The artefacts that a corpus becomes, by source where there is one for each."
@@ -60,8 +60,10 @@ def prepare(
     catalogue:dict[str,Source]|None=None,  # Default: the project's own
     workers:int|None=None,             # Processes for reading and cleaning; default: all cores
     backend:str='processes',           # What they run on, see `engine.run`
+    until:str='shards',                # The last step to do: 'clean' (duplicates and leaks included), 'tokenizer' or 'shards'
 )->Prepared:
     "Documents, clean documents, duplicates, tokenizer and shards of a corpus, in `out`; made where they are not there yet."
+    assert until in ('clean', 'tokenizer', 'shards'), until
     catalogue = catalogue or read_catalogue()
     chosen = sorted((_known(catalogue, n) for n in corpus.sources), key=lambda s: TIERS.index(s.tier))
     p = Prepared(tiers={s.name: s.tier for s in chosen})
@@ -72,6 +74,7 @@ def prepare(
             p.cleaned[s.name] = clean(p.documents[s.name], out/'clean'/s.name, workers=workers, progress=show, backend=backend)
     with progress_bar('find duplicates', 'part') as show: p.duplicates = dedup(p.cleaned, out/'dedup', tiers=p.tiers, workers=workers, progress=show, backend=backend)
     p.leaks = _keep_out(p, corpus, out, workers, backend)
+    if until == 'clean': return p
     removed = dict(dedup=p.duplicates) | (dict(leakage=p.leaks) if p.leaks else {})
     inputs = {f'clean/{n}': a for n,a in p.cleaned.items()} | removed
     groups = {n: functools.partial(p.left, n, ['group', 'meta']) for n in p.cleaned}
@@ -80,6 +83,7 @@ def prepare(
     how = dict(tokenizer_mb=corpus.tokenizer_mb, tokenizer_weight=corpus.tokenizer_weight)
     p.tokenizer = (keep_tokenizer(out/'tokenizer', Path(corpus.tokenizer), corpus.vocab) if corpus.tokenizer else
                    build_tokenizer(out/'tokenizer', training_texts(p, corpus), corpus.vocab, inputs | dict(splits=splits), how))
+    if until == 'tokenizer': return p
     for s in p.tiers:
         cleaned,read = p.cleaned[s],functools.partial(part_survivors, duplicates=p.duplicates.folder, columns=TO_TOKENS, leaked=p.leaked)
         with progress_bar(f'tokenize {s}', 'part') as show:

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'COMMON', 'CHOICES', 'PRESETS', 'ORIGIN', 'ACTIVATIONS', 'IGNORED', 'PEAK', 'BASIS', 'CAPABILITIES',
            'ModelConfig', 'preset', 'parameter_count', 'flops_per_token', 'Block', 'Cache', 'LM', 'init_weights',
-           'mask_tokens', 'objective_loss', 'training_memory', 'training_hours', 'describe', 'recommend', 'WithHead',
-           'draw', 'generate']
+           'fastest_kernel', 'mask_tokens', 'objective_loss', 'training_memory', 'training_hours', 'describe',
+           'recommend', 'WithHead', 'draw', 'generate']
 
-# %% ../nbs/21_model.ipynb #21-002
+# %% ../nbs/21_model.ipynb #21-e16e1d01
 import math
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from .attention import alibi_bias, attention, rotate, xpos
 from .core import bytes_text, count_text, unknown
+from .kernels import KERNELS, Choice, Sight, choose, places, usual_kernel
 
 # %% ../nbs/21_model.ipynb #21-005
 FAMILIES = {
@@ -260,23 +261,34 @@ class Cache:
         for old,new in zip(self.kept[layer], (k_BTGD, v_BTGD)): old[:, self.length:end] = new
         return tuple(x[:, :end] for x in self.kept[layer])
 
-# %% ../nbs/21_model.ipynb #21-024
-def _look(layer, q, k, v, turns, bias, causal, real, cache):
+# %% ../nbs/21_model.ipynb #21-315cd285
+def _look(q, k, v, turns, mix, keep=None):
     "Attention of one layer, from queries and keys that do not know their places yet."
     if turns: q,k = rotate(q, *turns[0]), rotate(k, *turns[1])
-    if cache: k,v = cache.add(layer, k, v)
-    return attention(q, k, v, bias, causal, real)
+    if keep: k,v = keep(k, v)
+    return mix(q, k, v)
 
 def _places(c, start, T, device, capacity):
-    "What `_look` must know about positions start..start+T-1: turns for queries and keys, and the bias."
-    turns = bias = None
+    "What `_look` must know about positions start..start+T-1: turns for queries and keys."
+    turns = None
     if 'xpos' in c.positions or c.positions=='rotary':
         both = xpos(capacity, c.d_head, device, scale_base=math.inf if c.positions=='rotary' else 512.)
         turns = tuple(tuple(table[start:start+T] for table in turn) for turn in both)
-    if 'alibi' in c.positions: bias = alibi_bias(c.heads, start+T, device, start)
-    return turns, bias
+    return turns
 
-# %% ../nbs/21_model.ipynb #21-026
+def _mix(model, ids_BT, real, cache, documents):
+    "What turns queries, keys and values of a layer into mixed values, the same function for all layers."
+    c,T,alibi = model.config, ids_BT.shape[1], 'alibi' in model.config.positions
+    if cache or real is not None:
+        if documents is not None: raise ValueError("A row of several documents has no padding and cannot be written on: leave out documents_BT, or real_BS and cache.")
+        start = cache.length if cache else 0
+        return partial(attention, bias=alibi_bias(c.heads, start+T, ids_BT.device, start) if alibi else None, causal=c.causal, real_BS=real)
+    if documents is not None and documents.shape != ids_BT.shape:
+        raise ValueError(f"documents_BT has shape {tuple(documents.shape)}; expected a number for each token, {tuple(ids_BT.shape)}.")
+    sight = Sight(T, c.heads, ids_BT.device, c.causal, alibi, documents)
+    return KERNELS[model.kernel or usual_kernel(sight)](sight)
+
+# %% ../nbs/21_model.ipynb #21-cd906ebf
 class LM(nn.Module):
     """A language model: token ids in, scores of tokens out. Equal `config` and `seed`, equal weights.
 
@@ -287,9 +299,12 @@ class LM(nn.Module):
     def __init__(self,
         config:ModelConfig,
         seed:int=0,          # Of the first weights; PyTorch's own random state is left as it was
+        kernel:str=None,     # Of attention, one of `KERNELS`, see `fastest_kernel`; None: `usual_kernel`. Can be changed at any time
     ):
         super().__init__()
-        self.config = c = config
+        if kernel is not None and kernel not in KERNELS: raise unknown('kernel', kernel, KERNELS)
+        self.kernel,self.config = kernel,config
+        c = config
         d,norm = c.d_model, partial(nn.LayerNorm, c.d_model, eps=c.norm_eps, bias=c.bias)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -308,25 +323,26 @@ class LM(nn.Module):
         segments_BT=None,      # Kind of each token, below `config.segments`; None: all 0
         real_BS=None,          # False where a token, cached ones included, is padding; None: there is none
         cache:Cache=None,      # What was read before these tokens; grows by them
+        documents_BT=None,     # A number per token: rows hold several documents, each an unbroken run of equal numbers that sees only itself
     )->Tensor:
         "The last layer's output, BTC: what `logits` reads. To score a few positions, slice in between."
         c,(T,device),start = self.config, (ids_BT.shape[-1], ids_BT.device), cache.length if cache else 0
         _check_ids(ids_BT, start+T, c)
-        x_BTC = self._embedded(ids_BT, segments_BT, real_BS, start)
+        x_BTC = self._embedded(ids_BT, segments_BT, real_BS, start, documents_BT)
         if c.norm=='post': x_BTC = self.norm(x_BTC)
-        turns,bias = _places(c, start, T, device, cache.capacity if cache else T)
-        for layer,block in enumerate(self.blocks):
-            x_BTC = block(x_BTC, partial(_look, layer, turns=turns, bias=bias, causal=c.causal, real=real_BS, cache=cache))
+        look = partial(_look, turns=_places(c, start, T, device, cache.capacity if cache else T), mix=_mix(self, ids_BT, real_BS, cache, documents_BT))
+        for layer,block in enumerate(self.blocks): x_BTC = block(x_BTC, partial(look, keep=partial(cache.add, layer)) if cache else look)
         if cache: cache.length += T
         return x_BTC if c.norm=='post' else self.norm(x_BTC)
 
-    def _embedded(self, ids_BT, segments_BT, real_BS, start):
+    def _embedded(self, ids_BT, segments_BT, real_BS, start, documents_BT):
         c,T = self.config, ids_BT.shape[1]
         try: x_BTC = self.embed(ids_BT)
         except IndexError:  # PyTorch checks on a CPU anyway: only the message is ours
             raise ValueError(_bad_ids(ids_BT, c.vocab)) from None
         if c.positions=='learned':
-            if real_BS is None: place = torch.arange(start, start+T, device=ids_BT.device)
+            if documents_BT is not None: place = places(documents_BT)[0]
+            elif real_BS is None: place = torch.arange(start, start+T, device=ids_BT.device)
             else: place = (real_BS.cumsum(-1)-1).clamp(min=0)[:, start:]
             x_BTC = x_BTC + self.places(place)
         if segments_BT is not None and not c.segments:
@@ -344,9 +360,9 @@ class LM(nn.Module):
         "Scores of 'the second sentence follows the first' and 'it does not', B2, of a model with `next_sentence`."
         return self.pair(torch.tanh(self.pool(hidden_BTC[:, 0]))).float()
 
-    def forward(self, ids_BT:Tensor, segments_BT=None, real_BT=None)->Tensor:
+    def forward(self, ids_BT:Tensor, segments_BT=None, real_BT=None, documents_BT=None)->Tensor:
         "Token ids, int64 below `vocab`, to the scores of tokens: BTV, fp32."
-        return self.logits(self.hidden(ids_BT, segments_BT, real_BT))
+        return self.logits(self.hidden(ids_BT, segments_BT, real_BT, documents_BT=documents_BT))
 
 # %% ../nbs/21_model.ipynb #21-027
 def _check_ids(ids, T, c):
@@ -376,6 +392,19 @@ def init_weights(model:LM):
     if rule in ('fan_in', 'normal_residual'):
         for block in model.blocks:
             for out in (block.attn_out, block.ff_out): out.weight /= math.sqrt(2*model.config.layers)
+
+# %% ../nbs/21_model.ipynb #21-73facf49
+def fastest_kernel(
+    config:ModelConfig,
+    texts:int,            # In a batch, or in the part of one that is computed at a time
+    T:int=None,           # Tokens in a row; None: `max_len`
+    device='cpu',
+    dtype=torch.float32,  # Of the matrix products
+    documents:int=1,      # In a row
+)->Choice:                # `.kernel` is what `LM` takes
+    "The fastest kernel for a model on this machine, measured once; shown, a table of what the others took or why they do not run."
+    c = config
+    return choose(texts, T or c.max_len, c.heads, c.groups, c.d_head, device, dtype, c.causal, 'alibi' in c.positions, documents)
 
 # %% ../nbs/21_model.ipynb #21-039
 IGNORED = -100  # the target that `F.cross_entropy` leaves out

@@ -518,3 +518,11 @@ def test_training_goes_on_after_scoring_in_inference_mode():
         with torch.inference_mode(): m(tokens(c, 1, 170))
         m(tokens(c, 1, 170)).sum().backward()
         assert m.embed.weight.grad.abs().sum() > 0
+
+@pytest.mark.parametrize('family', WRITERS)
+def test_double_precision_says_the_same(family):
+    "PyTorch takes a single-precision bias for something else when the scores are in double precision, without an error."
+    m = perturbed(config(family))
+    for T in (5, 40, 100):
+        ids = tokens(m.config, 2, T)
+        with torch.no_grad(): torch.testing.assert_close(m.double()(ids), m.float()(ids), atol=1e-3, rtol=1e-3)

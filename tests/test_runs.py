@@ -128,7 +128,7 @@ def test_shards_that_were_made_anew_are_refused(tmp_path, recipe, data):
 def test_named_recipes_survive_json_and_are_comparable(name):
     recipes = NAMED[name]()
     for r in recipes: assert recipe_from_dict(json.loads(json.dumps(recipe_to_dict(r)))) == r
-    assert len({json.dumps(recipe_to_dict(r)['stages']) for r in recipes}) == 1 and len({r.model for r in recipes}) == 2
+    assert len({json.dumps(recipe_to_dict(r)['stages']) for r in recipes}) == 1 and len({r.model for r in recipes}) == len(recipes)
 
 
 def test_switching_between_two_recipes_brings_each_back(tmp_path, recipe, data):
@@ -230,8 +230,7 @@ def test_a_process_is_paused_slowed_saved_resumed_and_stopped_through_its_folder
     assert newest_checkpoint(fork.folder/'checkpoints').name == newest_checkpoint(run.folder/'checkpoints').name
 
 
-@pytest.mark.slow          # once in three runs all restarts of torchrun failed, for a reason that is not known yet
-@pytest.mark.parametrize('spread', ['ddp', 'fsdp'])
+@pytest.mark.parametrize('spread', ['ddp', pytest.param('fsdp', marks=pytest.mark.slow)])
 def test_one_of_two_processes_is_killed_and_both_go_on(tmp_path, longer, data, spread):
     import os, signal, subprocess
     recipe = replace(longer, spread=spread, checkpoint_every=10, stages=(replace(longer.stages[0], tokens=40*4*16), longer.stages[1]))

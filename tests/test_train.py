@@ -171,3 +171,32 @@ def test_one_process_then_two_then_one(together, how):
     model,optimizer = fresh()
     model.load_state_dict(tensors['model'])
     assert losses(model, optimizer, rows, 10, lambda s: 3e-3, start=6) != pytest.approx(undisturbed[6:], abs=1e-4)
+
+
+MEET = """
+import os, sys, time
+from datetime import timedelta
+import torch.distributed as dist
+from andromeda.train import join
+port,attempt,rank = sys.argv[1:4]
+os.environ.update(MASTER_ADDR='localhost', MASTER_PORT=port, TORCHELASTIC_USE_AGENT_STORE='True', TORCHELASTIC_RESTART_COUNT=attempt,
+                  RANK=rank, LOCAL_RANK=rank, WORLD_SIZE='2', LOCAL_WORLD_SIZE='2')
+if rank == '1': time.sleep(1)                      # the first one looks before this one has said where it is
+join(20)
+print('met', flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_attempt_does_not_look_for_the_dead_of_the_first(tmp_path):
+    "As under torchrun: one store, two processes that meet and are killed, and two more."
+    from datetime import timedelta
+    store = torch.distributed.TCPStore('localhost', 0, None, True, timedelta(seconds=30), wait_for_workers=False)
+    (tmp_path/'meet.py').write_text(MEET)
+    for attempt in '01':
+        both = [subprocess.Popen([sys.executable, str(tmp_path/'meet.py'), str(store.port), attempt, r], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for r in '01']
+        try: assert [p.stdout.readline() for p in both] == ['met\n']*2
+        finally:
+            for p in both:
+                p.kill()
+                p.communicate()
