@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from andromeda.mixture import FALCON, Ahead, Mixture, Portion, documents_in, interleave, mix_shares, mix_table, sequence_starts, shuffled, spread
+from andromeda.mixture import FALCON, PACKED, Ahead, Mixture, Portion, documents_in, interleave, mix_shares, mix_table, sequence_starts, shuffled, spread
 from andromeda.shards import Tokens
 from andromeda.tokenizer import END_ID
 
@@ -201,14 +201,25 @@ def test_document_numbers_follow_end_of_text(seed):
     for row,n in zip(ids, numbers):
         expected,k = [],0
         for t in row:
+            k += t == END_ID                                           # it begins the next one
             expected.append(k)
-            k += t == END_ID
         assert n.tolist() == expected
     starts = sequence_starts(numbers)
     pieces = [ids.ravel()[a:b] for a,b in zip(starts, starts[1:])]
     assert sum(map(len, pieces)) == ids.size
-    for p in pieces: assert (p[:-1] != END_ID).all()                  # nothing after the end of a document but the next piece
+    for p in pieces: assert (p[1:] != END_ID).all()                   # a piece ends where the next document begins
     assert {0, 30, 60, 90, 120, 150} <= set(starts.tolist())          # rows do not see each other
+
+
+def test_packed_within_the_same_rows_carry_their_documents():
+    "On any number of ranks; and a setting that there is not is refused."
+    sources,portions = dict(a=Numbers(900), b=Numbers(700)),(Portion('p', dict(a=.5, b=.5), 80),)
+    across,within = (Mixture(sources, portions, 10, 4, 3, how) for how in PACKED)
+    for step in range(20):
+        rows = within.batch_at(0, step)
+        assert rows.shape == (4, 2, 11) and np.array_equal(rows[:, 0], across.batch_at(0, step)) and np.array_equal(rows[:, 1], documents_in(rows[:, 0]))
+        assert np.array_equal(np.concatenate([within.batch_at(0, step, r, 2) for r in range(2)]), rows)
+    with pytest.raises(ValueError, match="Did you mean 'within'"): Mixture(sources, portions, 10, 4, 3, 'withn')
 
 
 def test_the_next_batch_is_made_while_the_model_works():
