@@ -7,14 +7,14 @@ __all__ = ['SIMPLE', 'PROMPTS', 'RUNGS', 'TIER_SHARES', 'HUB', 'NAMED', 'Corpus'
            'recipe_from_dict', 'toml_text', 'save_recipe', 'stage_weights', 'portions', 'recipe_mixture', 'recipe_rate',
            'train_stages', 'stage_ends', 'tiny', 'small', 'hub_corpus', 'named_recipes']
 
-# %% ../nbs/33_stages.ipynb #33-6363a4bd
+# %% ../nbs/33_stages.ipynb #33-a0883e6a
 import dataclasses, json, re, sys
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .core import plain, safe_name, unknown, write_atomic
-from .mixture import PACKED, Ahead, Mixture, Portion, mix_shares
+from .mixture import PACKED, Ahead, Mixture, Portion, mix_table
 from .tokenizer import padded_vocab
 
 # %% ../nbs/33_stages.ipynb #33-46371807
@@ -174,7 +174,7 @@ def save_recipe(recipe:Recipe, path:Path):
     "Write the recipe to `path` as TOML; `named_recipes` reads it."
     write_atomic(Path(path), toml_text(recipe_to_dict(recipe)).strip()+'\n')
 
-# %% ../nbs/33_stages.ipynb #33-b1351b14
+# %% ../nbs/33_stages.ipynb #33-82b2ff3c
 def stage_weights(
     recipe:Recipe,
     tiers:dict[str,str],     # Tier by source
@@ -195,11 +195,12 @@ def stage_weights(
     return weights
 
 def portions(recipe:Recipe, tiers:dict[str,str], unique:dict[str,int])->tuple[Portion,...]:
-    "What each stage draws, with no source above `max_epochs` passes."
+    "What each stage draws, with no source above `max_epochs` passes; warns where a small one was to be read many times, see `mix_table`."
     drawn = []
     for stage,weight,steps in zip(recipe.stages, stage_weights(recipe, tiers, unique), recipe.stage_steps()):
         have = {s: unique[s] for s in weight}
-        drawn.append(Portion(stage.name, mix_shares(have, weight, steps*recipe.step_tokens, recipe.max_epochs), steps*recipe.batch))
+        rows = mix_table(have, weight, steps*recipe.step_tokens, recipe.max_epochs)
+        drawn.append(Portion(stage.name, {r['source']: r['share'] for r in rows}, steps*recipe.batch))
     return tuple(drawn)
 
 def recipe_mixture(recipe:Recipe, tiers:dict[str,str], shards:dict)->Mixture:
