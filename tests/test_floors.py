@@ -29,8 +29,10 @@ FLOORS = dict(
     shards='core engine sources tokenizer',
     mixture='core tokenizer shards',
     attention='',
-    kernels='attention',
-    model='core attention kernels',
+    loss='',
+    blocked='attention',
+    kernels='attention blocked',
+    model='core attention loss blocked kernels',
     convert='core model',
     optim='core model',
     checkpoint='core',
@@ -44,7 +46,7 @@ FLOORS = dict(
     cli='core view sources stages runs report journey',
 )
 BARE = {'torch', 'numpy', 'safetensors', 'fsspec'}                           # all that the training floors may need; torch brings fsspec
-BARE_MODULES = 'core shards mixture attention kernels model optim checkpoint train stages runs trainer'.split()
+BARE_MODULES = 'core shards mixture attention loss blocked kernels model optim checkpoint train stages runs trainer'.split()
 LAZY = {'tokenizers', 'pyarrow', 'xformers'}                                             # where documents are read or a kernel asked for, inside functions only
 
 
