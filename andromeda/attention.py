@@ -48,16 +48,17 @@ def rotate(
     turned = torch.cat([-b, a], dim=-1)
     return (x_BTHD*cos_TD[:, None] + turned*sin_TD[:, None]).to(x_BTHD.dtype)
 
-# %% ../nbs/20_attention.ipynb #20-019
+# %% ../nbs/20_attention.ipynb #20-154e7a1f
 def alibi_slopes(
-    heads:int,    # Query heads, any number from 1
+    heads:int,     # Query heads, any number from 1
+    device='cpu',  # Where the slopes are wanted
 )->Tensor:        # Slope per head, fp32
     "How much each head dislikes a step of distance: `2**(-8*i/n)`, n the next power of two."
     n = 2**math.ceil(math.log2(heads))
-    slopes = 2.**(-8*torch.arange(1, n+1, dtype=torch.float32, device='cpu')/n)
+    slopes = 2.**(-8*torch.arange(1, n+1, dtype=torch.float32, device=device)/n)
     return slopes if n==heads else torch.cat([slopes[1::2], slopes[0::2]])[:heads]
 
-# %% ../nbs/20_attention.ipynb #20-024
+# %% ../nbs/20_attention.ipynb #20-28ac0493
 _longest = {}  # (heads, device) -> the longest bias made so far; shorter ones are views of it
 
 @torch.inference_mode(False)  # a bias first made while sampling must serve training too
@@ -73,13 +74,13 @@ def alibi_bias(
     """
     if start:
         ahead_TS = torch.arange(T, device=device) - torch.arange(start, T, device=device)[:, None]
-        return (alibi_slopes(heads).to(device)[:, None, None]*ahead_TS).masked_fill(ahead_TS > 0, -math.inf)
+        return (alibi_slopes(heads, device)[:, None, None]*ahead_TS).masked_fill(ahead_TS > 0, -math.inf)
     key = heads, torch.device(device)
     if key not in _longest or _longest[key].shape[-1] < T:
         n = math.ceil(T/64)*64  # rows that start aligned, as some GPU kernels want
         i = torch.arange(n, device=device)
         ahead_TT = i - i[:, None]  # j - i: above 0 in the future
-        bias = alibi_slopes(heads).to(device)[:, None, None] * ahead_TT
+        bias = alibi_slopes(heads, device)[:, None, None] * ahead_TT
         _longest[key] = bias.masked_fill_(ahead_TT > 0, -math.inf)
     return _longest[key][:, :T, :T]
 
