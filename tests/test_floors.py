@@ -44,6 +44,7 @@ FLOORS = dict(
     metrics='',
     score='core tokenizer shards model',
     tasks='core records hub adapters likelihood metrics score',
+    harness='core adapters tokenizer model likelihood score',
     sweeps='core stages runs',
     inspect='core view sources clean dedup tokenizer shards mixture',
     report='core view runs score',
