@@ -425,7 +425,7 @@ def marked(
         out.append(part if shown else f'<mark style="background:#D55E0066;color:inherit">{part}</mark>')
     return Html(''.join(out))
 
-# %% ../nbs/01_view.ipynb #01-94f77239
+# %% ../nbs/01_view.ipynb #01-0a57450f
 _CLICKS = """
 const TAGS = new Set(('b br caption circle code del details div em figcaption figure h3 h4 i ins li mark ol p path pre rect small span strong sub sup '
   + 'summary svg table tbody td text th thead title tr ul').split(' '));
@@ -442,6 +442,7 @@ function clean(html) {
 }
 export default { render({ model, el }) {
   const box = document.createElement('div');
+  box.className = 'am-clicks';
   const draw = () => {
     const open = [...box.querySelectorAll('details')].map(d => d.open);
     box.replaceChildren(...clean(model.get('value')));
@@ -470,6 +471,7 @@ _LOOK = """
 .am-clicks td, .am-clicks th {padding:.12em .7em .12em 0; vertical-align:top; unicode-bidi:isolate}
 .am-clicks tbody tr:nth-child(even) {background:#77777714}
 .am-clicks h4, .am-clicks p {margin:.3em 0}
+.am-clicks pre {font-size:12px; line-height:1.4; word-break:normal}
 .am-clicks [data-am]:hover {outline:1px solid currentColor}
 .am-clicks svg[data-am-x] {cursor:crosshair}
 """

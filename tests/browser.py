@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parent.parent
+PAGES_HOME = os.environ.get('ANDROMEDA_HOME')      # where the pages have left what they made, if they ran before; read before a test gets its own
 SHOTS = ROOT/'build'/'browser'
 INSTALL = 'apt-get install -y --no-install-recommends chromium fonts-dejavu-core'
 FLAGS = ('--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync '
@@ -99,7 +100,7 @@ class Lab(Browser):
     def __enter__(self):
         own = self.folder/'.lab'
         names = 'JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR MPLCONFIGDIR HOME'.split()
-        env = os.environ | {n: str(own/n.lower()) for n in names} | dict(PYTHONPATH=str(ROOT), IN_TEST='1', ANDROMEDA_HOME=str(self.folder/'home'), HF_HUB_OFFLINE='1') | self.env
+        env = os.environ | {n: str(own/n.lower()) for n in names} | dict(PYTHONPATH=str(ROOT), IN_TEST='1', ANDROMEDA_HOME=PAGES_HOME or str(self.folder/'home'), HF_HUB_OFFLINE='1') | self.env
         env.pop('MPLBACKEND', None)
         for n in names: (own/n.lower()).mkdir(parents=True, exist_ok=True)
         theme = {'@jupyterlab/apputils-extension/themes': dict(theme='JupyterLab Dark' if self.dark else 'JupyterLab Light')}

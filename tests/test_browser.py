@@ -35,3 +35,41 @@ def test_a_click_reaches_python_and_comes_back(lab):
     sheet.find('.t-go').click()
     lab.until("() => document.querySelector('.t-said').textContent === 'clicked'", 10)
     assert sheet.run('print(said.value)') == 'clicked\n'
+
+
+def test_the_inspection_page_answers_its_reader(lab):
+    "Page 50: filter, search, open a document, click a token, move a line, look at copies, mix."
+    copy_page('50_inspect', lab.folder)
+    sheet = lab.open('50_inspect.ipynb')
+    sheet.run_all()
+    explore = sheet.find('.widget-tab').last
+    explore.scroll_into_view_if_needed()
+    browse = explore.locator('.am-browse')
+    browse.get_by_label('search').fill('import')
+    browse.get_by_label('search').press('Enter')
+    lab.until("() => [...document.querySelectorAll('.widget-tab .am-browse .widget-label')].some(e => /^[1-9][0-9]* documents/.test(e.textContent))", 10)
+    browse.get_by_label('ended').select_option('filtered')
+    lab.until("() => [...document.querySelectorAll('.widget-tab .am-browse tbody tr')].filter(e => e.textContent.includes('filtered')).length > 0", 10)
+    browse.locator('[data-am^="doc "]').first.click()
+    browse.locator('[data-am^="token "]').nth(5).click()
+    browse.get_by_text('Merges, in the order of learning').or_(browse.get_by_text('A byte: no merges.')).first.wait_for()
+    assert browse.get_by_text('failed').count() >= 2
+    sheet.shot('50_inspect-documents')
+    explore.get_by_role('tab', name='thresholds').click()
+    lines = explore.locator('.am-thresholds')
+    lines.get_by_label('source').select_option('stdlib')
+    lines.get_by_text('wide (at most)').wait_for()
+    slider = lines.locator('[role=slider]').nth(2)
+    slider.focus()
+    for key in ['Home'] + ['PageUp']*3: slider.press(key)
+    lines.get_by_text('wide: just removed').wait_for()
+    lab.until("() => [...document.querySelectorAll('.am-thresholds td')].some(e => /^-[1-9]/.test(e.textContent))", 10)      # fewer are kept
+    sheet.shot('50_inspect-thresholds')
+    explore.get_by_role('tab', name='duplicates').click()
+    explore.locator('.am-copies [data-am="cluster 0"]').click()
+    explore.locator('.am-copies').get_by_text('a copy of').first.wait_for()
+    sheet.shot('50_inspect-duplicates')
+    explore.get_by_role('tab', name='mixture').click()
+    explore.locator('.am-mixer').get_by_text('passes wanted').wait_for()
+    sheet.shot('50_inspect-mixture')
+    assert not lab.ran and not lab.outside
