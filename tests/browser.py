@@ -186,13 +186,15 @@ class Sheet:
         assert not (wrong := self.errors()), '\n'.join(wrong)
 
     def run(self, code, seconds=60):
-        "Run `code` in the kernel, apart from the cells; what it printed."
-        self.page.evaluate("""async code => { const k = jupyterapp.shell.currentWidget.sessionContext.session.kernel; window.__said = null; let said = '';
+        "Run `code` in the kernel, apart from the cells; what it printed. Raises `AssertionError` with what it raised."
+        self.page.evaluate("""async code => { const k = jupyterapp.shell.currentWidget.sessionContext.session.kernel; window.__said = null; let said = '', wrong = '';
             const f = k.requestExecute({code, store_history: false});
-            f.onIOPub = m => { if (m.content.text) said += m.content.text; if (m.content.traceback) said += m.content.traceback.join('\\n') };
-            f.done.then(() => window.__said = said, e => window.__said = said + e); return 1 }""", code)
+            f.onIOPub = m => { if (m.content.text) said += m.content.text; if (m.content.ename) wrong = m.content.ename + ': ' + m.content.evalue };
+            f.done.then(() => window.__said = [said, wrong], e => window.__said = [said, String(e)]); return 1 }""", code)
         self.lab.until('() => window.__said !== null', seconds, code)
-        return self.page.evaluate('() => window.__said')
+        said,wrong = self.page.evaluate('() => window.__said')
+        assert not wrong, wrong
+        return said
 
     def errors(self):
         "What failing cells said."

@@ -1,4 +1,6 @@
 "The pages as their reader meets them: in JupyterLab, with a mouse."
+from pathlib import Path
+
 import pytest
 
 from browser import Lab, copy_page, lacking, write_notebook
@@ -73,3 +75,40 @@ def test_the_inspection_page_answers_its_reader(lab):
     explore.locator('.am-mixer').get_by_text('passes wanted').wait_for()
     sheet.shot('50_inspect-mixture')
     assert not lab.ran and not lab.outside
+
+
+def test_no_widget_lets_a_document_act(lab, tmp_path):
+    "The panels in JupyterLab; at the end, text that nobody escaped in `clickable`, and in a plain HTML widget, which does run."
+    write_notebook(lab.folder/'hostile.ipynb', f"""import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from hostile import TEXTS, documents
+from andromeda.inspect import *
+from andromeda.tokenizer import Encoder, train_tokenizer
+from andromeda.view import Html, clickable
+cleaned,duplicates = documents(Path({str(tmp_path)!r})/'made')
+shelf = Shelf(cleaned, {{TEXTS[3]: TEXTS[11]}}, duplicates)
+everything = Explore(Found(shelf, Encoder(train_tokenizer(TEXTS, 400))))
+for name in everything.make: everything.open(name)
+browse,lines,copies = (everything.panels[n] for n in ('documents', 'thresholds', 'duplicates'))
+mixer = Mixer({{t: 1000 for t in TEXTS[:8]}}, dict.fromkeys(TEXTS, TEXTS[4]))
+everything""", "mixer", "raw = clickable(Html('-'))\nraw")
+    sheet = lab.open('hostile.ipynb')
+    sheet.run_all()
+    sheet.run("""for page in range(1, browse.page.max+1): browse.page.value = page
+for place in range(200):
+    browse.tokens.value = bool(place % 2)
+    browse.open(place)
+browse.search.value = '<script'
+lines.sliders['short'].value = lines.sliders['short'].max
+lines._clicked(dict(key='doc 0')); copies._clicked(dict(key='cluster 0')); copies._clicked(dict(key='doc 3'))""")
+    for tab in ('thresholds', 'duplicates', 'documents'): sheet.find('.widget-tab').get_by_role('tab', name=tab).click()
+    sheet.run("raw.value = Html('<b class=last>here</b>' + ''.join(TEXTS[::4]))")
+    sheet.find('.am-clicks b').get_by_text('here').wait_for(state='attached')
+    lab.page.wait_for_timeout(500)
+    sheet.shot('hostile')
+    assert (lab.ran, lab.outside) == ([], [])
+    sheet.run("import ipywidgets; mixer.box.children = [ipywidgets.HTML(TEXTS[20])]")       # the test would see it
+    lab.page.wait_for_timeout(500)
+    assert lab.ran
+    lab.ran.clear()
+    lab.outside.clear()
