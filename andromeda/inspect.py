@@ -461,7 +461,7 @@ class Browse(Panel):
         if kind == 'doc': self.open(int(number))
         if kind == 'token': self.token.value = token_html(self.encoder, int(number), self.counts)
 
-# %% ../nbs/50_inspect.ipynb #50-461fffc4
+# %% ../nbs/50_inspect.ipynb #50-7766452b
 class Thresholds(Panel):
     "Move thresholds, see what would be kept. `sliders` by rule, `source` the source whose rules they are."
     def __init__(self, shelf:Shelf, bytes_per_token:float=4):
@@ -530,7 +530,7 @@ def _slider(rule, threshold, values):
     "A slider over what was measured."
     w,values = _widgets(),values[np.isfinite(values)]
     low,high = float(min(values.min(initial=threshold), threshold)),float(max(values.max(initial=threshold), threshold))
-    how = dict(description=f"{rule.name} ({rule.direction})", readout_format='.4g', layout=dict(width='470px'), style=dict(description_width='215px'))
+    how = dict(description=visible(f"{rule.name} ({rule.direction})", lines=False), readout_format='.4g', layout=dict(width='470px'), style=dict(description_width='215px'))
     if threshold > 0 and high > 100*max(low, 1):
         begin,at,end = np.log10([max(low, min(threshold, 1)), threshold, high])
         step = .01

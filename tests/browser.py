@@ -181,9 +181,13 @@ class Sheet:
 
     def run_all(self, seconds=120):
         "Run every cell and wait for the last one. Raises `AssertionError` with what a failing cell said."
-        self.page.evaluate("() => { window.__done = 0; jupyterapp.commands.execute('notebook:run-all-cells').then(() => window.__done = 1, () => window.__done = 1); return 1 }")
+        self.start_all()
         self.lab.until('() => window.__done', seconds, f'{self.name}: all cells run')
         assert not (wrong := self.errors()), '\n'.join(wrong)
+
+    def start_all(self):
+        "Begin to run every cell; `window.__done` says when all are done."
+        self.page.evaluate("() => { window.__done = 0; jupyterapp.commands.execute('notebook:run-all-cells').then(() => window.__done = 1, () => window.__done = 1); return 1 }")
 
     def run(self, code, seconds=60):
         "Run `code` in the kernel, apart from the cells; what it printed. Raises `AssertionError` with what it raised."

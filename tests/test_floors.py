@@ -39,6 +39,7 @@ FLOORS = dict(
     trainer='core shards attention model optim checkpoint train stages runs',
     score='core tokenizer shards model',
     inspect='core view sources clean dedup tokenizer shards mixture',
+    dashboard='core view shards stages runs inspect',
     report='core view runs score',
     journey='core sources clean dedup leakage tokenizer shards mixture model stages runs trainer score report',
     cli='core view sources stages runs report journey',
