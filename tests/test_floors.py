@@ -47,6 +47,7 @@ FLOORS = dict(
     harness='core adapters tokenizer model likelihood score',
     sweeps='core stages runs',
     inspect='core view sources clean dedup tokenizer shards mixture',
+    dashboard='core view shards stages runs inspect',
     report='core view runs score',
     journey='core sources clean dedup leakage tokenizer shards mixture model stages runs trainer score report',
     cli='core view sources clean dedup tokenizer shards convert stages runs trainer sweeps report journey',
