@@ -128,7 +128,7 @@ def test_shards_that_were_made_anew_are_refused(tmp_path, recipe, data):
 def test_named_recipes_survive_json_and_are_comparable(name):
     recipes = NAMED[name]()
     for r in recipes: assert recipe_from_dict(json.loads(json.dumps(recipe_to_dict(r)))) == r
-    assert len({json.dumps(recipe_to_dict(r)['stages']) for r in recipes}) == 1 and len({r.model for r in recipes}) == 2
+    assert len({json.dumps(recipe_to_dict(r)['stages']) for r in recipes}) == 1 and len({r.model for r in recipes}) == len(recipes)
 
 
 def test_switching_between_two_recipes_brings_each_back(tmp_path, recipe, data):
