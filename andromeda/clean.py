@@ -360,11 +360,15 @@ def digest(text:str)->str:
     "32 hexadecimal digits, equal for texts that differ only in case and white space."
     return hashlib.blake2b(' '.join(text.lower().split()).encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()
 
-# %% ../nbs/11_clean.ipynb #11-025
-def kept(cleaned:Artefact, columns:list[str]|None=None)->Iterator[dict]:
+# %% ../nbs/11_clean.ipynb #11-87fd874e
+def kept(
+    cleaned:Artefact,
+    columns:list[str]|None=None,
+    part:str='part-*',   # Only this part
+)->Iterator[dict]:
     "Documents of a clean artefact that failed no rule, in order, without the lines that were cut."
     cut = cleaned.config.get('cut_lines') and (columns is None or 'text' in columns)
-    for doc in read_rows(cleaned, columns=None if columns is None else [*columns, 'failed', *(['cuts'] if cut else [])]):
+    for doc in read_rows(cleaned, columns=None if columns is None else [*columns, 'failed', *(['cuts'] if cut else [])], part=f'{part}/'):
         spans = doc.pop('cuts', None)
         if spans and cut: doc['text'] = without(doc['text'], zip(spans[::2], spans[1::2]))
         if not doc.pop('failed'): yield doc

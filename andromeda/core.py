@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['write_atomic', 'sync_folder', 'read_json', 'write_json', 'append_jsonl', 'read_jsonl', 'plain', 'fingerprint',
-           'sha256_file', 'Artefact', 'open_artefact', 'damage', 'safe_name', 'unknown', 'locked', 'build', 'lineage',
-           'checkout', 'home', 'need_space', 'bytes_text', 'count_text', 'time_text']
+           'drawn', 'sha256_file', 'Artefact', 'open_artefact', 'damage', 'safe_name', 'unknown', 'locked', 'build',
+           'lineage', 'checkout', 'home', 'need_space', 'bytes_text', 'count_text', 'time_text']
 
 # %% ../nbs/00_core.ipynb #00-002
 import difflib, errno, fcntl, hashlib, json, os, re, shutil
@@ -71,7 +71,7 @@ def read_jsonl(path:Path)->list[dict]:
     except ValueError as e:
         raise ValueError(f"{path} holds a line that is not JSON ({e}): the file is damaged; restore or delete it.") from e
 
-# %% ../nbs/00_core.ipynb #00-013
+# %% ../nbs/00_core.ipynb #00-b9adf2e5
 def plain(obj):
     "`obj` as JSON can hold it: dataclasses to dicts, tuples and sets to lists, paths to strings."
     if is_dataclass(obj): return plain(asdict(obj))
@@ -84,6 +84,13 @@ def plain(obj):
 def fingerprint(obj)->str:
     "16 hexadecimal digits of the SHA-256 of `obj` as canonical JSON."
     return hashlib.sha256(json.dumps(plain(obj), sort_keys=True, separators=(',', ':')).encode()).hexdigest()[:16]
+
+def drawn(
+    name:str,
+    what:str,   # What the number is for, up to 16 letters: numbers for different things are independent
+)->float:       # 0 to below 1
+    "A number that `name` alone decides: random from name to name, the same on every machine and in every year."
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8, person=what.encode()).digest(), 'big')/2**64
 
 def sha256_file(path:Path)->str:
     "SHA-256 of a file's content, in hexadecimal."

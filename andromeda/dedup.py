@@ -6,21 +6,23 @@
 __all__ = ['FIELDS', 'AT_ONCE', 'MOST_IN_BUCKET', 'GRAMS_AT_ONCE', 'CLUSTERS', 'RANGES', 'ROWS_AT_ONCE', 'ENDS', 'grams',
            'jaccard', 'Near', 'minima', 'signature', 'sign_part', 'file_hash', 'Corpus', 'same_task', 'touched',
            'pairs_task', 'grams_task', 'verify_task', 'settle', 'components', 'dedup', 'Past', 'Ends', 'pieces_task',
-           'survivors', 'without', 'split_groups', 'clusters', 'texts_of', 'differences', 'account', 'totals']
+           'survivors', 'part_survivors', 'cut_ranges', 'without', 'split_groups', 'clusters', 'texts_of',
+           'differences', 'account', 'totals']
 
-# %% ../nbs/12_dedup.ipynb #12-8631767a
+# %% ../nbs/12_dedup.ipynb #12-605634f1
 import hashlib, json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numba import njit
 
 from .clean import kept
-from .core import Artefact, build, fingerprint, open_artefact, plain, read_json, unknown
+from .core import Artefact, build, drawn, fingerprint, open_artefact, plain, read_json, unknown
 from .engine import run as run_tasks, whole
 from .sources import LEDGER, RowWriter, read_rows
 from .words import character_tables, fold, mix, ngram_hashes, scan_runs, scan_words, word_hashes
@@ -761,7 +763,7 @@ def _cut(corpus, ends, work, engine):
     longest = cuts[:, inside][:, np.lexsort((-cuts[3][inside], cuts[0][inside]))]
     return cuts[:, ~inside], empty, longest[4][np.unique(longest[0], return_index=True)[1]]
 
-# %% ../nbs/12_dedup.ipynb #12-81cebb62
+# %% ../nbs/12_dedup.ipynb #12-b74c34ff
 CLUSTERS = ('id', 'source', 'file', 'row', 'cluster', 'twin', 'similarity')    # cluster: id of its best document; twin: '' for a kept one
 RANGES = ('id', 'source', 'file', 'row', 'begin', 'end', 'twin')               # characters of the clean text that are cut
 
@@ -836,35 +838,59 @@ def _array(pa, values, kind):
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(ends), pa.py_buffer(data)])
 
 def _joined(lists):
-    "The least name among all that hang together, for each name that is not it."
+    """For all names that hang together, one of them: that whose place on the line of `split_of` is furthest from both ends.
+
+    One more name in a cluster may so move it from a held-out split to training, and never the other way.
+    """
+    def inner(g): return -abs(drawn(g, 'split')-.5), g
     parent = {}
     def top(g):
-        while parent.setdefault(g, g) != g: g = parent[g] = parent[parent[g]]
+        while parent.setdefault(g, g) != g: parent[g] = g = parent[parent[g]]      # in this order: the old `g` gets the shorter way
         return g
     for groups in lists:
         for g in groups:
-            low,high = sorted((top(groups[0]), top(g)))
-            parent[high] = low
+            first,second = top(groups[0]),top(g)
+            parent[min(first, second, key=inner)] = max(first, second, key=inner)
     return {g: top(g) for g in sorted(parent) if top(g) != g}
 
-# %% ../nbs/12_dedup.ipynb #12-039
+# %% ../nbs/12_dedup.ipynb #12-9213b6ea
 def survivors(
     cleaned:Artefact,     # One source
     duplicates:Artefact,  # Made by `dedup`
     columns:list[str]|None=None,
     whole:bool=False,     # With the cut ranges: the text as it was
     leaked:Collection[str]=(),  # Ids that hold questions of an evaluation, see nbs/13_leakage
+    part:str='part-*',    # Only this part
 )->Iterator[dict]:
     "The documents of a source that passed its rules, are no duplicates and hold no questions; groups that share a cluster have one name."
-    gone = {r['id'] for r in read_rows(duplicates, 'ledger.parquet', ['id'])}
-    joined,ranges = split_groups(duplicates),{}
-    if not whole:
-        for r in read_rows(duplicates, 'ranges.parquet', ['id', 'begin', 'end']): ranges.setdefault(r['id'], []).append((r['begin'], r['end']))
-    for doc in kept(cleaned, columns and list(dict.fromkeys(['id', *columns]))):
+    gone,joined = _removed(str(duplicates.folder), duplicates.fingerprint)
+    ranges = {} if whole else cut_ranges(duplicates)
+    for doc in kept(cleaned, columns and list(dict.fromkeys(['id', *columns])), part):
         if doc['id'] in gone or doc['id'] in leaked: continue
         if 'text' in doc and doc['id'] in ranges: doc['text'] = without(doc['text'], ranges[doc['id']])
         if 'group' in doc: doc['group'] = joined.get(doc['group'], doc['group'])
         yield {c: doc[c] for c in columns} if columns else doc
+
+def part_survivors(
+    part:Path,            # Folder of one part of a clean artefact
+    duplicates:Path,      # Folder of what `dedup` made
+    columns:tuple[str,...],
+    leaked:Collection[str]=(),
+)->Iterator[dict]:
+    "`survivors` of one part, by folders: what a task in another process can be given."
+    return survivors(open_artefact(Path(part).parent), open_artefact(duplicates), list(columns), leaked=leaked, part=Path(part).name)
+
+@lru_cache(1)                     # asked for once for each part
+def _removed(folder, mark):
+    "Ids of the duplicates, and names of joined groups, of the artefact with this fingerprint."
+    return frozenset(r['id'] for r in read_rows(folder, 'ledger.parquet', ['id'])), {r['group']: r['joined'] for r in read_rows(folder, 'groups.parquet')}
+
+def cut_ranges(duplicates:Artefact)->dict[str,list[tuple[int,int]]]:
+    "By id, the ranges of characters of which `survivors` gives the document without."
+    if not duplicates.counts.get('cut_ranges'): return {}
+    found = {}
+    for r in read_rows(duplicates, 'ranges.parquet', ['id', 'begin', 'end']): found.setdefault(r['id'], []).append((r['begin'], r['end']))
+    return found
 
 def without(text:str, ranges:list[tuple[int,int]])->str:
     "`text` without the characters of ascending ranges (begin, end)."
@@ -873,7 +899,7 @@ def without(text:str, ranges:list[tuple[int,int]])->str:
 
 def split_groups(duplicates:Artefact)->dict[str,str]:
     "For each group that shares a cluster with another, the name that all of them have in `survivors`, and so for `split_of`."
-    return {r['group']: r['joined'] for r in read_rows(duplicates, 'groups.parquet')}
+    return dict(_removed(str(duplicates.folder), duplicates.fingerprint)[1])
 
 # %% ../nbs/12_dedup.ipynb #12-048
 def clusters(duplicates:Artefact)->list[list[dict]]:   # The largest first; in each the kept documents, then the most similar

@@ -12,7 +12,8 @@ import pytest
 
 from andromeda.clean import digest
 from andromeda.core import build, open_artefact
-from andromeda.dedup import Near, _pieces, clusters, dedup, grams, jaccard, settle, signature, split_groups, survivors, texts_of, without
+from andromeda.dedup import Near, _joined, _pieces, clusters, dedup, grams, jaccard, part_survivors, settle, signature, split_groups, survivors, texts_of, without
+from andromeda.shards import split_of
 from andromeda.sources import RowWriter, document_id, read_rows
 from andromeda.words import character_tables
 
@@ -308,8 +309,38 @@ def test_no_cluster_straddles_a_split(tmp_path):
     cleaned = corpus(tmp_path/'c', texts, groups=dict(a='book 1', b='book 2', c='book 3', d='book 3'))
     art = dedup(dict(s=cleaned), tmp_path/'d', workers=1)
     assert [r['file'] for r in rows(art)] == ['b']
-    assert split_groups(art) == {'book 3': 'book 1'}
-    assert {d['file']: d['group'] for d in survivors(cleaned, art)} == dict(a='book 1', c='book 1', d='book 1')
+    [[other, name]] = split_groups(art).items()
+    assert {other, name} == {'book 1', 'book 3'} and {d['file']: d['group'] for d in survivors(cleaned, art)} == dict(a=name, c=name, d=name)
+
+
+def test_documents_that_come_take_none_from_training_to_a_held_out_split():
+    "Clusters grow and join: each group that was for training stays there."
+    r = random.Random(4)
+    moved = 0
+    for _ in range(50):
+        links = [[f'group {r.randrange(300)}' for _ in range(r.randint(2, 4))] for _ in range(60)]
+        few,all_ = _joined(links[:40]),_joined(links)
+        split = lambda names, g: split_of(names.get(g, g), .25)
+        for g in {g for groups in links for g in groups}:
+            before,after = split(few, g),split(all_, g)
+            assert before != 'train' or after == 'train'
+            moved += before != after
+        for groups in links: assert len({all_.get(g, g) for g in groups}) == 1
+    assert moved                                            # some held-out ones do go to training
+
+
+def test_the_survivors_of_each_part_are_those_of_the_source(tmp_path):
+    r = random.Random(2)
+    texts = {f'{i}': prose(r, 80) for i in range(30)} | {f'copy {i}': '' for i in range(6)}
+    texts = {k: ' '.join(v or texts[k[-1]]) for k,v in texts.items()}
+    cleaned = corpus(tmp_path/'c', texts, parts=4)
+    art = dedup(dict(s=cleaned), tmp_path/'d', workers=1)
+    parts = sorted(cleaned.folder.glob('part-*'))
+    columns,leaked = ('id', 'group', 'text'),{document_id('s', '3', 0)}
+    found = [list(part_survivors(p, art.folder, columns, leaked)) for p in parts]
+    assert len(parts) == 4 and art.counts['duplicate'] == 6
+    assert sum(found, []) == list(survivors(cleaned, art, list(columns), leaked=leaked)) and all(found)
+    assert {d['id'] for f in found for d in f} == {d['id'] for d in survivors(cleaned, art)} - leaked
 
 
 def test_pieces_are_cut_where_a_better_document_has_them_and_can_be_put_back(tmp_path):
