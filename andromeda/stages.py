@@ -17,7 +17,7 @@ from .core import plain, safe_name, unknown, write_atomic
 from .mixture import PACKED, Ahead, Mixture, Portion, mix_table
 from .tokenizer import padded_vocab
 
-# %% ../nbs/33_stages.ipynb #33-46371807
+# %% ../nbs/33_stages.ipynb #33-e9d629f7
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     "Which text, and how it becomes tokens."
@@ -66,6 +66,8 @@ class Recipe:
     packed:str = 'across'       # Or 'within': attention does not see the other documents of a row; the families' does
     precision:str = 'fp32'      # Or 'bf16': matrix products in bf16
     micro_batch:int|None = None # Sequences a process computes at a time; None: all of its share of the batch
+    kernel:str|None = None      # Of attention, see nbs/20_kernels; None: the usual one. `fastest_kernel` measures
+    compile:str|None = None     # 'blocks' or 'graphs': compile the model for a GPU, see nbs/21_model; None: do not
     spread:str = 'ddp'          # On several processes: 'ddp', or 'fsdp' for a model that is too large for one device
     spike:float|None = None     # Nats above the median of the last steps from which a loss is a spike: go back, leave its batch out; None: train on
     threads:int = 1             # Of the training process on a CPU; another number gives slightly different sums
@@ -81,6 +83,10 @@ class Recipe:
             if getattr(self, what) < 1: raise ValueError(f"Recipe {self.name!r}: {what} is {getattr(self, what)}, expected 1 or more.")
         for what,options in (('precision', ('fp32', 'bf16')), ('spread', ('ddp', 'fsdp')), ('packed', PACKED), ('schedule_over', ('stage', 'run'))):
             if getattr(self, what) not in options: raise unknown(f'{what} in recipe {self.name!r}', getattr(self, what), options)
+        if self.kernel or self.compile:
+            from andromeda.model import COMPILED, KERNELS      # loads torch, which the command does not need to start
+            for what,options in (('kernel', KERNELS), ('compile', COMPILED)):
+                if getattr(self, what) not in (None, *options): raise unknown(f'{what} in recipe {self.name!r}', getattr(self, what), options)
         for what in ('micro_batch', 'spike'):
             if getattr(self, what) is not None and getattr(self, what) <= 0: raise ValueError(f"Recipe {self.name!r}: {what} is {getattr(self, what)}, expected more than 0, or none.")
         if not 0 < self.corpus.held_out < .5: raise ValueError(f"Recipe {self.name!r}: held_out is {self.corpus.held_out}, expected a share above 0 and below 0.5.")
