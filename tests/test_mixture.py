@@ -3,6 +3,7 @@ import itertools
 import random
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -307,3 +308,13 @@ def test_a_recipe_packed_within_trains_on_rows_with_documents():
     losses = [r['loss'] for _,r in zip(range(3), train_stages(recipe, model, torch.optim.SGD(model.parameters(), .1), mixture))]
     assert len(seen) == 3 and all(np.isfinite(losses))
     for step,(ids,documents) in enumerate(seen): assert np.array_equal(np.stack([ids, documents], 1), mixture.batch_at(0, step)[:, :, :-1])
+
+
+@pytest.mark.parametrize('name', ['palm-100m', 'mpt-100m'])
+def test_making_batches_takes_less_than_a_hundredth_of_a_step_of_the_100m_models(name):
+    "By the record, and the sums of a step: even if nothing is made ahead, up to 60% of an H100's peak."
+    from andromeda.core import read_jsonl
+    from andromeda.model import flops_per_token, preset
+    from andromeda.trainer import PEAK_FLOPS
+    made = read_jsonl(Path(__file__).parent.parent/'data'/'records'/'shards.jsonl')[-1]['batch_tokens_a_second']
+    assert .6*PEAK_FLOPS['H100']/flops_per_token(preset(name), 2048)/made < .01
