@@ -262,15 +262,16 @@ def _shards(args):
     rows = [dict(tier=p.tiers[n], source=n) | {f'{s} tokens': a.counts[f'{s}_tokens'] for s in SPLITS} | dict(bytes=sum(f[0] for f in a.manifest['files'].values())) for n,a in p.shards.items()]
     print(table_text(rows, formats=dict(bytes=bytes_text))) if not args.json else _print_json(rows)
 
-# %% ../nbs/60_cli.ipynb #60-1774bdf0
+# %% ../nbs/60_cli.ipynb #60-b32992ec
 def _model_commands(command):
     "What is done with finished work."
     p = command('export', _export, 'Write the model of a run for other tools: a folder of transformers, or one file of safetensors.')
     p.add_argument('folder', type=Path, help='the run')
     p.add_argument('to', type=Path, help='a new folder, or a new file that ends in .safetensors')
     p.add_argument('--step', type=int, help='the checkpoint (default: the newest)')
-    p = command('report', _report, 'Draw the report of a folder again, and print its summary.')
-    p.add_argument('folder', type=Path, help='what was given to `andromeda run` as --out')
+    p = command('report', _report, 'Draw the report of a folder again, and print its summary; of several folders, one report with all beside each other.')
+    p.add_argument('folder', type=Path, nargs='+', help='what was given to `andromeda run` as --out')
+    p.add_argument('--out', type=Path, metavar='FILE', help='where the report of several goes (default: comparison.html here)')
     p.add_argument('--json', action='store_true', help='for machines: all of its numbers')
 
 def _export(args):
@@ -285,10 +286,18 @@ def _export(args):
     else: print(to_transformers(model, args.to, run_artefact(run, run.plan['tokenizer'])/'tokenizer.json', END_ID))
 
 def _report(args):
-    from andromeda.core import read_json
+    from andromeda.core import read_json, write_atomic
     from andromeda.journey import write_report
-    from andromeda.report import summary_text
-    if not (args.folder/'report.json').exists(): raise ValueError(f"{args.folder} has no report.json: `andromeda run RECIPE --out {args.folder}` makes it when the training has ended.")
-    result = read_json(args.folder/'report.json')
-    write_report(result, args.folder)
+    from andromeda.report import beside, render, summary_text
+    for folder in args.folder:
+        if not (folder/'report.json').exists(): raise ValueError(f"{folder} has no report.json: `andromeda run RECIPE --out {folder}` makes it when the training has ended.")
+    results = {folder.resolve().name: read_json(folder/'report.json') for folder in args.folder}
+    if len(results) < len(args.folder): raise ValueError("Two of the folders have the same name, by which their models are told apart: rename one.")
+    result = next(iter(results.values()))
+    if len(results) == 1: write_report(result, args.folder[0])
+    else:
+        result = beside(results, {f"{folder.resolve().name}: {m}": read_json(folder/'runs'/found['run']/'recipe.json')['recipe'] for folder in args.folder
+                                  for m,found in results[folder.resolve().name]['models'].items()})
+        write_atomic(args.out or Path('comparison.html'), render(result))
     print(summary_text(result)) if not args.json else _print_json(result)
+    if len(results) > 1 and not args.json: print(f"\nreport: {args.out or 'comparison.html'}")

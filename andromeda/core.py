@@ -161,7 +161,7 @@ def locked(path:Path)->Iterator[None]:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
-# %% ../nbs/00_core.ipynb #00-021
+# %% ../nbs/00_core.ipynb #00-724fb9b9
 def build(
     out:Path,                          # Folder to make
     *,
@@ -198,22 +198,29 @@ def build(
                 shutil.rmtree(part)
                 raise
             paths = {k: dict(path=os.path.relpath(a.folder, out), fingerprint=a.fingerprint) for k,a in (inputs or {}).items()}
-            _seal(part, plan | dict(inputs=paths, counts=plain(counts), fingerprint=mark))
+            _seal(part, plan | dict(inputs=paths, counts=plain(counts), fingerprint=mark), found)
         if out.exists(): os.rename(out, out.parent/f'.{out.name}.old')
         os.rename(part, out)
         sync_folder(out.parent)
         shutil.rmtree(out.parent/f'.{out.name}.old', ignore_errors=True)
     return open_artefact(out)
 
-def _seal(folder:Path, manifest:dict):
-    "Drop scratch, put every file on the disk, and write `manifest` with their sizes and hashes, last."
+def _seal(folder:Path, manifest:dict, earlier:Artefact|None=None):
+    """Drop scratch, put every file on the disk, and write `manifest` with their sizes and hashes, last.
+
+    A file that is a link to the one of that name in `earlier` keeps its record: it is on the disk, and was hashed when it was committed.
+    """
+    known = earlier.manifest['files'] if earlier else {}
     for p in [p for p in folder.rglob('.*')]:
         if p.is_dir(): shutil.rmtree(p)
         else: p.unlink(missing_ok=True)
     files = {}
     for p in sorted(p for p in folder.rglob('*') if p.is_file()):
-        with open(p, 'rb') as f: os.fsync(f.fileno())
-        files[str(p.relative_to(folder))] = [p.stat().st_size, sha256_file(p)]
+        name = str(p.relative_to(folder))
+        if name in known and (earlier/name).exists() and (earlier/name).samefile(p): files[name] = known[name]
+        else:
+            with open(p, 'rb') as f: os.fsync(f.fileno())
+            files[name] = [p.stat().st_size, sha256_file(p)]
     write_json(folder/'manifest.json', manifest | dict(files=files))
 
 # %% ../nbs/00_core.ipynb #00-030

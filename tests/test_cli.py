@@ -114,3 +114,16 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.wait(timeout=60) == 0 and b'failed' not in process.stderr.read()
+
+
+def test_reports_of_several_folders_are_drawn_beside_each_other(tmp_path, capsys):
+    scores = dict(notes=dict(bits_per_byte=2., bytes=100))
+    for name in 'ab':
+        (tmp_path/name/'runs'/'r').mkdir(parents=True)
+        model = dict(run='r', family='palm', parameters=10, tokens=5, curve=[dict(tokens=5, loss=2., lr=.1)], stages=[], test=scores)
+        write_json(tmp_path/name/'report.json', dict(recipe='r', models=dict(tiny=model), tiers=dict(notes='high')))
+        write_json(tmp_path/name/'runs'/'r'/'recipe.json', dict(recipe=dict(seed=ord(name))))
+    code,out,_ = said(capsys, 'report', tmp_path/'a', tmp_path/'b', '--out', tmp_path/'both.html')
+    page = (tmp_path/'both.html').read_text()
+    assert code == 0 and 'a: tiny' in out and all(x in page for x in ('b: tiny', 'What differs', 'seed', '97', '98'))
+    assert said(capsys, 'report', tmp_path)[0] == 2

@@ -10,7 +10,7 @@ from test_view import HOSTILE, Seen
 
 TAGS = set('''a b body caption circle div figcaption figure h1 h2 h3 head header html i li link meta nav p path pre rect section span
     style svg table tbody td text th thead title tr ul'''.split())
-ATTRIBUTES = set('''aria-label charset class colspan content cx cy d fill fill-opacity font height href http-equiv id lang name r rel
+ATTRIBUTES = set('''aria-label charset class colspan content cx cy d data-am-x fill fill-opacity font height href http-equiv id lang name r rel
     role stroke stroke-dasharray stroke-linejoin stroke-opacity stroke-width style text-anchor viewbox width x y'''.split())
 TIERS = dict(pydocs='high', topics='high', stdlib='medium', pairs='low', packages='low')
 
