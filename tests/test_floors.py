@@ -43,6 +43,7 @@ FLOORS = dict(
     score='core tokenizer shards model',
     tasks='core records hub adapters likelihood metrics score',
     harness='core adapters tokenizer model likelihood score',
+    scoreboard='core adapters shards tokenizer metrics runs trainer tasks',
     sweeps='core stages runs',
     inspect='core view sources clean dedup tokenizer shards mixture',
     report='core view runs score',
