@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONTINUE', 'train_seen', 'standing', 'board', 'duel', 'continuation_items', 'continuation_task', 'outcome_to_dict',
            'outcome_from_dict', 'keep_outcome', 'outcomes', 'look', 'looks', 'local_records', 'held_out_texts',
-           'score_run']
+           'score_run', 'standings']
 
 # %% ../nbs/42_scoreboard.ipynb #42-34f0dffd
 import time
@@ -210,3 +210,24 @@ def score_run(
         keep_outcome(run, o, at)
         out[t.name] = o
     return out
+
+# %% ../nbs/42_scoreboard.ipynb #42-60e4bdc0
+def standings(
+    run:Run,
+    found:dict[str,Outcome],   # From `score_run` or `outcomes`
+    tasks:Iterable[Task]=(),   # Those of the outcomes that are on the Hub
+)->list[dict]:
+    "The rows of `standing`, with what the run's folder and the catalogue tell of its training text; what they do not tell is not guessed."
+    from andromeda.core import open_artefact
+    from andromeda.leakage import verdicts
+    from andromeda.sources import read_catalogue
+    leaks,catalogue = open_artefact(run.folder.parent.parent/'leakage'), read_catalogue()
+    held = verdicts(leaks) if leaks else None
+    read = list(run.plan['tiers'])
+    sources,by_name = [catalogue[n] for n in read if n in catalogue], {t.name: t for t in tasks}
+    rows = []
+    for o in found.values():
+        t = by_name.get(o.task)
+        seen = None if t is None else train_seen(t, sources) or (False if len(sources) == len(read) else None)
+        rows += standing(o, held if held and any(k[0] == o.task for k in held) else None, seen)
+    return rows
