@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['xpos', 'rotate', 'alibi_slopes', 'alibi_bias', 'attention', 'quick_cpu']
 
-# %% ../nbs/20_attention.ipynb #20-002
-import functools, math
+# %% ../nbs/20_attention.ipynb #20-4500ae27
+import ctypes, functools, math, platform, sys
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -114,13 +114,30 @@ def attention(
                                               enable_gqa=H!=G)
     return out_BHTD.transpose(1, 2)
 
-# %% ../nbs/20_attention.ipynb #20-039
+# %% ../nbs/20_attention.ipynb #20-67056beb
 def quick_cpu(
     on:bool=True,  # False returns to the exact handling of tiny numbers
 )->bool:           # False if this processor cannot do it
-    """Let this thread, and threads started by it later, treat numbers below 1e-38 as zero.
+    """Let this thread, those that compute for it, and those started by it later treat numbers below 1e-38 as zero; keep freed memory.
 
     Call it first thing in a process that trains on a CPU: ALiBi over long texts runs much faster, with the same
-    gradients. The setting belongs to a thread. One that was already running keeps its own, and must call this itself.
+    gradients. The setting belongs to a thread. Another thread of Python that was already running must call this itself.
+    Memory that a step lets go of stays with the process for the next one: to ask for it anew costs as much as to use it.
     """
-    return torch.set_flush_denormal(on)
+    can = torch.set_flush_denormal(on)
+    _in_computing_threads(lambda: torch.set_flush_denormal(on))
+    if on: _keep_memory()
+    return can
+
+def _in_computing_threads(do):
+    "PyTorch tells its own threads of the setting, but not those that matrix products share with it: OpenMP can."
+    if not sys.platform.startswith('linux'): return
+    with open('/proc/self/maps') as maps: loaded = {line.split()[-1] for line in maps if 'libgomp' in line}
+    work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: do() and None)
+    for path in loaded: ctypes.CDLL(path).GOMP_parallel(work, None, torch.get_num_threads(), 0)
+
+def _keep_memory():
+    "Have the C library neither map large pieces of memory one by one nor give the end of its heap back."
+    if platform.libc_ver()[0] != 'glibc': return
+    libc = ctypes.CDLL(None)
+    for what,limit in ((-3, 2**30), (-1, 2**31-1)): libc.mallopt(what, limit)          # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD

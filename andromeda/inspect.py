@@ -7,7 +7,7 @@ __all__ = ['ENDS', 'Shelf', 'Search', 'page_html', 'judged', 'tokens_html', 'doc
            'recount_html', 'at_the_line', 'beside_html', 'clusters_html', 'cluster_html', 'mix_html', 'Browse',
            'Thresholds', 'Copies', 'Mixer', 'Found', 'open_folder', 'Explore', 'explore']
 
-# %% ../nbs/50_inspect.ipynb #50-a27a10cc
+# %% ../nbs/50_inspect.ipynb #50-1e5346b3
 import time, warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .clean import Measured, Rule, load_signals, suggest, values_of, what_if
+from .clean import Measured, Rule, load_signals, signals_of, suggest, values_of, what_if
 from .core import Artefact, bytes_text, count_text, open_artefact
 from .dedup import clusters, differences
 from .mixture import MANY, mix_table
@@ -461,7 +461,7 @@ class Browse(Panel):
         if kind == 'doc': self.open(int(number))
         if kind == 'token': self.token.value = token_html(self.encoder, int(number), self.counts)
 
-# %% ../nbs/50_inspect.ipynb #50-321e9dbb
+# %% ../nbs/50_inspect.ipynb #50-7766452b
 class Thresholds(Panel):
     "Move thresholds, see what would be kept. `sliders` by rule, `source` the source whose rules they are."
     def __init__(self, shelf:Shelf, bytes_per_token:float=4):
@@ -470,7 +470,8 @@ class Thresholds(Panel):
         cleaned = {s: a for s,a in shelf.artefacts.items() if a.config.get('rules')}
         if not cleaned: raise ValueError("There are no rules to move: the documents on this shelf were not cleaned, see nbs/11_clean.")
         self.shelf,self.per_token,self.thresholds = Shelf(cleaned, shelf.tiers),bytes_per_token,{}
-        self.measured = load_signals(cleaned, shelf.tiers)
+        needed = {name for a in cleaned.values() for r in a.config['rules'] for name in signals_of(r['signal'])}
+        self.measured = load_signals(cleaned, shelf.tiers, sorted(needed))
         self.now = what_if(self.measured, bytes_per_token=bytes_per_token)
         self.source = w.Dropdown(description='source', options=[(visible(s, lines=False), s) for s in cleaned])
         self.share = w.BoundedFloatText(.02, min=0, max=.5, step=.01, description='share', layout=dict(width='150px'))
@@ -529,9 +530,13 @@ def _slider(rule, threshold, values):
     "A slider over what was measured."
     w,values = _widgets(),values[np.isfinite(values)]
     low,high = float(min(values.min(initial=threshold), threshold)),float(max(values.max(initial=threshold), threshold))
-    how = dict(description=f"{rule.name} ({rule.direction})", readout_format='.3g', layout=dict(width='470px'), style=dict(description_width='215px'))
-    if high > 100*max(low, 1): return w.FloatLogSlider(max(threshold, 1e-3), min=float(np.log10(max(low, min(threshold, 1) or 1e-3, 1e-3))), max=float(np.log10(high))+.01, step=.01, **how)
-    return w.FloatSlider(threshold, min=low, max=high if high > low else low+1, step=(high-low)/200 or .01, **how)
+    how = dict(description=visible(f"{rule.name} ({rule.direction})", lines=False), readout_format='.4g', layout=dict(width='470px'), style=dict(description_width='215px'))
+    if threshold > 0 and high > 100*max(low, 1):
+        begin,at,end = np.log10([max(low, min(threshold, 1)), threshold, high])
+        step = .01
+        return w.FloatLogSlider(threshold, min=float(at-step*np.ceil((at-begin)/step)), max=float(end)+step, step=step, **how)
+    step = (high-low)/200 or .01                              # the least value is a whole number of steps from the threshold, so that the handle can stand there
+    return w.FloatSlider(threshold, min=threshold-step*float(np.ceil((threshold-low)/step)), max=high+step, step=step, **how)
 
 # %% ../nbs/50_inspect.ipynb #50-129f1e36
 class Copies(Panel):

@@ -26,7 +26,7 @@ from .sources import TIERS, Source, read_catalogue, read_source
 from .stages import Corpus, Recipe, recipe_mixture
 from .tokenizer import END_ID, build_tokenizer, keep_tokenizer, load_tokenizer, sample_texts, tier_shares, token_bytes
 
-# %% ../nbs/54_journey.ipynb #54-d3038e6d
+# %% ../nbs/54_journey.ipynb #54-e227b502
 @dataclass
 class Prepared:
     "The artefacts that a corpus becomes, by source where there is one for each."
@@ -71,7 +71,7 @@ def prepare(
         with progress_bar(f'read {s.name}', 'part') as show:
             p.documents[s.name] = read_source(s, out/'documents'/s.name, corpus.limit_mb.get(s.name), workers, progress=show, backend=backend)
         with progress_bar(f'clean {s.name}', 'part') as show:
-            p.cleaned[s.name] = clean(p.documents[s.name], out/'clean'/s.name, workers=workers, progress=show, backend=backend)
+            p.cleaned[s.name] = clean(p.documents[s.name], out/'clean'/s.name, workers=workers, progress=show, backend=backend, tier=s.tier)
     with progress_bar('find duplicates', 'part') as show: p.duplicates = dedup(p.cleaned, out/'dedup', tiers=p.tiers, workers=workers, progress=show, backend=backend)
     p.leaks = _keep_out(p, corpus, out, workers, backend)
     if until == 'clean': return p

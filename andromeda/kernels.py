@@ -6,7 +6,7 @@
 __all__ = ['KERNELS', 'Sight', 'places', 'plain', 'dense', 'pieces', 'alibi_columns', 'sdpa', 'varlen', 'flex',
            'xformers_problem', 'xformers', 'usual_kernel', 'Choice', 'choose']
 
-# %% ../nbs/20_kernels.ipynb #20-4cb96e32
+# %% ../nbs/20_kernels.ipynb #20-74715ed1
 import functools, inspect, math, statistics, time, warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .attention import alibi_bias, alibi_slopes, attention
+from .blocked import blocked
 
 # %% ../nbs/20_kernels.ipynb #20-edd1ce2e
 class Sight:
@@ -217,15 +218,16 @@ def _xformers(sight, compute=None):
         return compute(*qkv, attn_bias=mask, scale=scale).reshape(B, T, H, -1)[..., :D]
     return mix
 
-# %% ../nbs/20_kernels.ipynb #20-78e81b58
-KERNELS = dict(plain=plain, dense=dense, pieces=pieces, sdpa=sdpa, varlen=varlen, flex=flex, xformers=xformers)
+# %% ../nbs/20_kernels.ipynb #20-d66a58cb
+KERNELS = dict(plain=plain, dense=dense, blocked=blocked, pieces=pieces, sdpa=sdpa, varlen=varlen, flex=flex, xformers=xformers)
 
 def usual_kernel(
     sight:Sight,
 )->str:  # One of `KERNELS`
     "A kernel that works without measuring: good on a CPU, safe on a GPU."
     if torch.device(sight.device).type != 'cpu': return 'sdpa'
-    return 'pieces' if sight.packed and sight.T >= 512 else 'dense'       # measured on one core: below 512 the calls cost more than the scores
+    if sight.packed: return 'pieces' if sight.T >= 512 else 'dense'       # measured on one core: below 512 the calls cost more than the scores
+    return 'blocked' if sight.causal and (sight.alibi or sight.T <= 1024) else 'dense'
 
 @dataclass(frozen=True)
 class Choice:

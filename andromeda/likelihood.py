@@ -168,7 +168,7 @@ def _log_p(model, hidden_BTC, asked, targets):
     back = mine.argsort()
     return values[back].cpu().numpy(), top[back].cpu().numpy()
 
-# %% ../nbs/40_likelihood.ipynb #40-70519ccc
+# %% ../nbs/40_likelihood.ipynb #40-b876c0a5
 @dataclass(frozen=True)
 class Likelihoods:
     "What a model says of the answers to questions."
@@ -212,8 +212,9 @@ def likelihoods(
         with torch.inference_mode():
             for order,past in _common(inputs, scored): tokens += _score(model, inputs, scored, targets, order, past, batch_tokens, log_p, greedy)
     finally: model.train(training)
-    ends = np.cumsum([len(q.answers) for q in cuts])[:-1]
-    return Likelihoods(np.split(log_p, ends), np.split(greedy, ends), sum(q.moved for q in cuts), shortened, tokens, sum(map(len, inputs)))
+    ends = np.cumsum([0, *(len(q.answers) for q in cuts)])
+    apart = lambda x: [x[a:b] for a,b in zip(ends, ends[1:])]
+    return Likelihoods(apart(log_p), apart(greedy), sum(q.moved for q in cuts), shortened, tokens, sum(map(len, inputs)))
 
 def _common(inputs, scored):
     "Numbers of texts, sorted by ids, and how many tokens all of them begin with; those without the beginning of most come apart."

@@ -7,17 +7,17 @@ __all__ = ['SIMPLE', 'PROMPTS', 'RUNGS', 'TIER_SHARES', 'HUB', 'NAMED', 'Corpus'
            'recipe_from_dict', 'toml_text', 'save_recipe', 'stage_weights', 'portions', 'recipe_mixture', 'recipe_rate',
            'train_stages', 'stage_ends', 'tiny', 'small', 'hub_corpus', 'named_recipes']
 
-# %% ../nbs/33_stages.ipynb #33-5383b1e3
+# %% ../nbs/33_stages.ipynb #33-a0883e6a
 import dataclasses, json, re, sys
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .core import plain, safe_name, unknown, write_atomic
-from .mixture import Ahead, Mixture, Portion, mix_shares
+from .mixture import PACKED, Ahead, Mixture, Portion, mix_table
 from .tokenizer import padded_vocab
 
-# %% ../nbs/33_stages.ipynb #33-5e9cb993
+# %% ../nbs/33_stages.ipynb #33-e9d629f7
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     "Which text, and how it becomes tokens."
@@ -63,8 +63,11 @@ class Recipe:
     schedule_over:str = 'stage' # What a schedule runs over: each 'stage', or the whole 'run', by the first stage's warmup, shape and end
     max_epochs:float = 4.       # Most passes over a source in one stage
     seed:int = 0
+    packed:str = 'across'       # Or 'within': attention does not see the other documents of a row; the families' does
     precision:str = 'fp32'      # Or 'bf16': matrix products in bf16
     micro_batch:int|None = None # Sequences a process computes at a time; None: all of its share of the batch
+    kernel:str|None = None      # Of attention, see nbs/20_kernels; None: the usual one. `fastest_kernel` measures
+    compile:str|None = None     # 'blocks' or 'graphs': compile the model for a GPU, see nbs/21_model; None: do not
     spread:str = 'ddp'          # On several processes: 'ddp', or 'fsdp' for a model that is too large for one device
     spike:float|None = None     # Nats above the median of the last steps from which a loss is a spike: go back, leave its batch out; None: train on
     threads:int = 1             # Of the training process on a CPU; another number gives slightly different sums
@@ -78,8 +81,12 @@ class Recipe:
         safe_name(self.name)
         for what in ('length', 'batch', 'checkpoint_every', 'threads', 'evaluation_bytes'):
             if getattr(self, what) < 1: raise ValueError(f"Recipe {self.name!r}: {what} is {getattr(self, what)}, expected 1 or more.")
-        for what,options in (('precision', ('fp32', 'bf16')), ('spread', ('ddp', 'fsdp')), ('schedule_over', ('stage', 'run'))):
+        for what,options in (('precision', ('fp32', 'bf16')), ('spread', ('ddp', 'fsdp')), ('packed', PACKED), ('schedule_over', ('stage', 'run'))):
             if getattr(self, what) not in options: raise unknown(f'{what} in recipe {self.name!r}', getattr(self, what), options)
+        if self.kernel or self.compile:
+            from andromeda.model import COMPILED, KERNELS      # loads torch, which the command does not need to start
+            for what,options in (('kernel', KERNELS), ('compile', COMPILED)):
+                if getattr(self, what) not in (None, *options): raise unknown(f'{what} in recipe {self.name!r}', getattr(self, what), options)
         for what in ('micro_batch', 'spike'):
             if getattr(self, what) is not None and getattr(self, what) <= 0: raise ValueError(f"Recipe {self.name!r}: {what} is {getattr(self, what)}, expected more than 0, or none.")
         if not 0 < self.corpus.held_out < .5: raise ValueError(f"Recipe {self.name!r}: held_out is {self.corpus.held_out}, expected a share above 0 and below 0.5.")
@@ -173,7 +180,7 @@ def save_recipe(recipe:Recipe, path:Path):
     "Write the recipe to `path` as TOML; `named_recipes` reads it."
     write_atomic(Path(path), toml_text(recipe_to_dict(recipe)).strip()+'\n')
 
-# %% ../nbs/33_stages.ipynb #33-012
+# %% ../nbs/33_stages.ipynb #33-82b2ff3c
 def stage_weights(
     recipe:Recipe,
     tiers:dict[str,str],     # Tier by source
@@ -194,17 +201,18 @@ def stage_weights(
     return weights
 
 def portions(recipe:Recipe, tiers:dict[str,str], unique:dict[str,int])->tuple[Portion,...]:
-    "What each stage draws, with no source above `max_epochs` passes."
+    "What each stage draws, with no source above `max_epochs` passes; warns where a small one was to be read many times, see `mix_table`."
     drawn = []
     for stage,weight,steps in zip(recipe.stages, stage_weights(recipe, tiers, unique), recipe.stage_steps()):
         have = {s: unique[s] for s in weight}
-        drawn.append(Portion(stage.name, mix_shares(have, weight, steps*recipe.step_tokens, recipe.max_epochs), steps*recipe.batch))
+        rows = mix_table(have, weight, steps*recipe.step_tokens, recipe.max_epochs)
+        drawn.append(Portion(stage.name, {r['source']: r['share'] for r in rows}, steps*recipe.batch))
     return tuple(drawn)
 
 def recipe_mixture(recipe:Recipe, tiers:dict[str,str], shards:dict)->Mixture:
     "The batches of a recipe over the `Shards` of its sources."
     unique = {n: len(s.tokens('train')) for n,s in shards.items()}
-    return Mixture(shards, portions(recipe, tiers, unique), recipe.length, recipe.batch, recipe.seed)
+    return Mixture(shards, portions(recipe, tiers, unique), recipe.length, recipe.batch, recipe.seed, recipe.packed)
 
 # %% ../nbs/33_stages.ipynb #33-5f4e0f1c
 def recipe_rate(

@@ -15,15 +15,18 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-# %% ../nbs/32_train.ipynb #32-005
+# %% ../nbs/32_train.ipynb #32-62e3e090
 Objective = Callable[[torch.nn.Module,torch.Tensor],tuple[torch.Tensor,int]]
 
 def next_token(
     model:torch.nn.Module,     # ids (B,T) to logits (B,T,V)
-    batch_BT1:torch.Tensor,    # Token ids, one more than the model reads
+    batch_BT1:torch.Tensor,    # Token ids, one more than the model reads; or (B,2,T+1), ids and the number of the document of each
 )->tuple[torch.Tensor,int]:    # Nats of all predicted tokens together, fp32; how many
-    "Cross-entropy of predicting tokens 1..T from those before."
-    logits_BTV = model(batch_BT1[:, :-1])
+    "Cross-entropy of predicting tokens 1..T from those before; with documents, from those of the same document, which the model gets as `documents_BT`."
+    if batch_BT1.ndim == 3:
+        batch_BT1,documents_BT1 = batch_BT1.unbind(1)
+        logits_BTV = model(batch_BT1[:, :-1], documents_BT=documents_BT1[:, :-1])
+    else: logits_BTV = model(batch_BT1[:, :-1])
     return F.cross_entropy(logits_BTV.float().flatten(0, 1), batch_BT1[:, 1:].flatten(), reduction='sum'), batch_BT1[:, 1:].numel()
 
 # %% ../nbs/32_train.ipynb #32-009

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PEAK_FLOPS', 'Log', 'Heart', 'Stopped', 'Spike', 'train_run', 'bare', 'batch_documents', 'trained_model']
 
-# %% ../nbs/35_trainer.ipynb #35-a76f8ea4
+# %% ../nbs/35_trainer.ipynb #35-17ce42f9
 import contextlib, os, signal, socket, sys, threading, time, traceback
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ import torch.distributed as dist
 from .attention import quick_cpu
 from .checkpoint import Saver, checkpoint_damage, load_checkpoint, load_training_state, newest_checkpoint, sweep_checkpoints, training_state
 from .core import append_jsonl, need_space, read_json, write_json
-from .model import LM, flops_per_token, preset
+from .model import LM, compile_model, flops_per_token, preset
 from .optim import make_optimizer
 from .runs import Run, keep_until, run_artefact, sole_trainer
 from .shards import Shards
@@ -120,7 +120,7 @@ def _meet():
     "Wait for the other processes."
     if processes() > 1: dist.barrier()
 
-# %% ../nbs/35_trainer.ipynb #35-622073d6
+# %% ../nbs/35_trainer.ipynb #35-ff0a0572
 def _go_on(run, recipe, evaluate, sample, device, heart):
     first,ends = rank() == 0,stage_ends(recipe)
     model,optimizer = _model(recipe, device)
@@ -133,7 +133,8 @@ def _go_on(run, recipe, evaluate, sample, device, heart):
     def log(name, record):
         if first and (wrong := logs[name].add(record)): heart.note(alarm=f'cannot write {name}.jsonl: {wrong}')
     def measure(step):
-        with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
+        eagerly = torch.compiler.set_stance('force_eager') if recipe.compile else contextlib.nullcontext()     # texts of all lengths
+        with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []), eagerly:
             for record in sample(bare(model), ends[step]): log('samples', dict(step=step) | record)
             log('evals', dict(step=step, stage=ends[step], tokens=step*recipe.step_tokens) | evaluate(bare(model), ends[step], step == max(ends)))
         model.train()
@@ -220,7 +221,8 @@ def _model(recipe, device):
     "A fresh model and optimiser on `device`, spread over the processes, and torch set up for this one."
     torch.set_num_threads(recipe.threads)
     quick_cpu()
-    model = LM(preset(recipe.model, vocab=recipe.corpus.rows, max_len=recipe.length), seed=recipe.seed).to(device)
+    model = LM(preset(recipe.model, vocab=recipe.corpus.rows, max_len=recipe.length), seed=recipe.seed, kernel=recipe.kernel).to(device)
+    if recipe.compile: compile_model(model, recipe.compile)
     how = dict(betas=recipe.betas, weight_decay=recipe.weight_decay, name=recipe.optimizer, config=model.config)
     model = spread(model, recipe.spread, recipe.precision)
     return model, make_optimizer(model, recipe.stages[0].peak_lr, **how)

@@ -159,6 +159,18 @@ def _trend(
     runs = (list(run) for _,run in itertools.groupby(points, key=lambda p: int(p[0]//8)))
     return [(statistics.median(x for x,_ in run), statistics.median(y for _,y in run)) for run in runs]
 
+# %% ../nbs/01_view.ipynb #01-6be342fe
+def _mean(
+    points:list[tuple[float,float]],  # Pixels (x, y) in drawing order
+    keeps:float,                      # What the mean keeps of itself at each point, 0 to below 1
+)->list[tuple[float,float]]:
+    "The exponential mean of y, as if nothing had been before the first point."
+    out,mean,weight = [],0.,0.
+    for x,y in points:
+        mean,weight = keeps*mean+(1-keeps)*y, keeps*weight+1-keeps
+        out.append((x, mean/weight))
+    return out
+
 # %% ../nbs/01_view.ipynb #01-031
 def _ticks(
     low:float,        # Axis begins
@@ -238,7 +250,7 @@ def _figure(
                 f'<svg viewBox="0 0 {width:.0f} {height:.0f}"{axis} width="100%" role="img" aria-label="{name}" '
                 f'style="font:12px system-ui,sans-serif">\n{body}\n</svg>{below}</figure>')
 
-# %% ../nbs/01_view.ipynb #01-87c3cb13
+# %% ../nbs/01_view.ipynb #01-a8e97359
 def _fits(v)->bool:
     "Can it be placed on an axis? Numbers beyond 1e100 cannot: their differences overflow."
     return _is_number(v) and abs(v) < 1e100
@@ -292,7 +304,7 @@ def curves(
     marks:Iterable=(),    # (x, label) pairs, a dashed vertical line each: where a stage begins
     log_x:bool=False,     # Logarithmic x; points at x <= 0 are left out, and counted
     y_span:Iterable=(),   # Values the y axis must reach, so that several charts can share a scale
-    trend:bool=True,      # Draw a curve of many points as a faint band with its trend; without, as it is
+    trend:bool|float=True,  # Draw a curve of many points as a faint band with its trend; False: as it is; a number below 1: with a mean that keeps so much of itself
     width:int=720, height:int=300,  # Pixels
 )->Html:
     "A line chart of named series. 100,000 points a series are fine: only what a screen can show is kept."
@@ -313,11 +325,11 @@ def curves(
     body += [_rule(f'M{left} {bottom}H{right}'), lines, _text(0, 12, y_label),
              _text((left+right)/2, height-6, x_label, 'middle')]
     pixels = [[[(place_x(x), place_y(y)) for x,y in s] for s in stretches] for stretches,_ in drawn.values()]
-    noisy = [trend and sum(map(len, stretches)) > _MANY for stretches in pixels]
+    noisy = [bool(trend) and (trend is not True or sum(map(len, stretches)) > _MANY) for stretches in pixels]
     body += [_band(i, stretches) for i,stretches in enumerate(pixels) if noisy[i]]
-    body += [_line(i, name, stretches, noisy[i]) for i,(name,stretches) in enumerate(zip(drawn, pixels))]
+    body += [_line(i, name, stretches, noisy[i] and trend) for i,(name,stretches) in enumerate(zip(drawn, pixels))]
     if any(noisy):
-        note = ('Faint: all values. Line: median of neighbouring values. ' + note).strip()
+        note = (f"Faint: all values. Line: {'median of neighbouring values' if trend is True else f'mean that keeps {trend:g} of what it was'}. " + note).strip()
     axis = '' if log_x else f' data-am-x="{left} {right} {min(all_x)!r} {max(all_x)!r}"'
     return _figure(title, _legend(list(series), lines=True), '\n'.join(body), note, width, height, axis)
 
@@ -336,7 +348,7 @@ def _line(
 )->str:
     "The series, or its trend; with dots if it has so few points that each was measured by itself."
     n = sum(map(len, pixels))
-    kept = [_trend(s) if trend else _thin(s) for s in pixels]
+    kept = [_thin(s) if not trend else _trend(s) if trend is True else _thin(_mean(s, trend)) for s in pixels]
     d = ''.join('M' + ' '.join(f'{x:.1f},{y:.1f}' for x,y in s) for s in kept)
     path = (f'<path d="{d}" fill="none" style="stroke:{_colour(i)}" stroke-width="2" stroke-linejoin="round" '
             f'stroke-dasharray="{_DASHES[i%6]}"><title>{safe(name, lines=False)}</title></path>') if d else ''
@@ -430,7 +442,7 @@ def marked(
         out.append(part if shown else f'<mark style="background:#D55E0066;color:inherit">{part}</mark>')
     return Html(''.join(out))
 
-# %% ../nbs/01_view.ipynb #01-94f77239
+# %% ../nbs/01_view.ipynb #01-0a57450f
 _CLICKS = """
 const TAGS = new Set(('b br caption circle code del details div em figcaption figure h3 h4 i ins li mark ol p path pre rect small span strong sub sup '
   + 'summary svg table tbody td text th thead title tr ul').split(' '));
@@ -447,6 +459,7 @@ function clean(html) {
 }
 export default { render({ model, el }) {
   const box = document.createElement('div');
+  box.className = 'am-clicks';
   const draw = () => {
     const open = [...box.querySelectorAll('details')].map(d => d.open);
     box.replaceChildren(...clean(model.get('value')));
@@ -475,6 +488,7 @@ _LOOK = """
 .am-clicks td, .am-clicks th {padding:.12em .7em .12em 0; vertical-align:top; unicode-bidi:isolate}
 .am-clicks tbody tr:nth-child(even) {background:#77777714}
 .am-clicks h4, .am-clicks p {margin:.3em 0}
+.am-clicks pre {font-size:12px; line-height:1.4; word-break:normal}
 .am-clicks [data-am]:hover {outline:1px solid currentColor}
 .am-clicks svg[data-am-x] {cursor:crosshair}
 """

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 import torch                                                                                       # noqa: E402
 
 from andromeda.kernels import choose                                                               # noqa: E402
-from andromeda.model import LM, PEAK, fastest_kernel, flops_per_token, preset                      # noqa: E402
+from andromeda.model import LM, PEAK, compile_model, fastest_kernel, flops_per_token, preset                      # noqa: E402
 from andromeda.optim import make_optimizer                                                         # noqa: E402
 from andromeda.train import next_token, train                                                                  # noqa: E402
 
@@ -69,21 +69,13 @@ def config_of(job):
     return c if job.alibi or 'alibi' not in c.positions else replace(c, positions='learned')
 
 
-def compiled(model, how, backend):
-    "The model, ready to be called."
-    if how == 'blocks':
-        for block in model.blocks: block.compile(backend=backend, dynamic=False)
-    if how == 'graphs': return torch.compile(model, dynamic=False, **(dict(mode='reduce-overhead') if backend == 'inductor' else dict(backend=backend)))
-    return model
-
-
 def measure(job, device, steps, backend, dtype):
     "A record of one training step."
     c,cuda = config_of(job),device.type == 'cuda'
     torch._dynamo.reset()
     kernel = fastest_kernel(c, job.rows, job.T, device, dtype).kernel
     model = LM(c, seed=0, kernel=kernel).to(device)
-    ready = compiled(model, job.how, backend)
+    if job.how != 'eager': compile_model(model, job.how, backend)
     optimizer = make_optimizer(model, 1e-4)
     ids = torch.randint(c.vocab, (job.rows*job.pieces, job.T+1), generator=torch.Generator().manual_seed(0)).numpy()     # the same at each step: the loss must fall
     if cuda: torch.cuda.reset_peak_memory_stats()
@@ -91,7 +83,7 @@ def measure(job, device, steps, backend, dtype):
     def objective(model, batch):
         rows.append(len(batch))                                                             # fewer than asked for, where `train` ran out of memory
         return next_token(model, batch)
-    for record in train(ready, optimizer, lambda step: ids, steps, lambda step: 1e-4, objective=objective, micro_batch=job.rows, precision='bf16'):
+    for record in train(model, optimizer, lambda step: ids, steps, lambda step: 1e-4, objective=objective, micro_batch=job.rows, precision='bf16'):
         if cuda: torch.cuda.synchronize()
         records.append(record)
         ends.append(time.perf_counter())

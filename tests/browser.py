@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parent.parent
+PAGES_HOME = os.environ.get('ANDROMEDA_HOME')      # where the pages have left what they made, if they ran before; read before a test gets its own
 SHOTS = ROOT/'build'/'browser'
 INSTALL = 'apt-get install -y --no-install-recommends chromium fonts-dejavu-core'
 FLAGS = ('--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync '
@@ -99,7 +100,7 @@ class Lab(Browser):
     def __enter__(self):
         own = self.folder/'.lab'
         names = 'JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR MPLCONFIGDIR HOME'.split()
-        env = os.environ | {n: str(own/n.lower()) for n in names} | dict(PYTHONPATH=str(ROOT), IN_TEST='1', ANDROMEDA_HOME=str(self.folder/'home'), HF_HUB_OFFLINE='1') | self.env
+        env = os.environ | {n: str(own/n.lower()) for n in names} | dict(PYTHONPATH=str(ROOT), IN_TEST='1', ANDROMEDA_HOME=PAGES_HOME or str(self.folder/'home'), HF_HUB_OFFLINE='1') | self.env
         env.pop('MPLBACKEND', None)
         for n in names: (own/n.lower()).mkdir(parents=True, exist_ok=True)
         theme = {'@jupyterlab/apputils-extension/themes': dict(theme='JupyterLab Dark' if self.dark else 'JupyterLab Light')}
@@ -180,18 +181,24 @@ class Sheet:
 
     def run_all(self, seconds=120):
         "Run every cell and wait for the last one. Raises `AssertionError` with what a failing cell said."
-        self.page.evaluate("() => { window.__done = 0; jupyterapp.commands.execute('notebook:run-all-cells').then(() => window.__done = 1, () => window.__done = 1); return 1 }")
+        self.start_all()
         self.lab.until('() => window.__done', seconds, f'{self.name}: all cells run')
         assert not (wrong := self.errors()), '\n'.join(wrong)
 
+    def start_all(self):
+        "Begin to run every cell; `window.__done` says when all are done."
+        self.page.evaluate("() => { window.__done = 0; jupyterapp.commands.execute('notebook:run-all-cells').then(() => window.__done = 1, () => window.__done = 1); return 1 }")
+
     def run(self, code, seconds=60):
-        "Run `code` in the kernel, apart from the cells; what it printed."
-        self.page.evaluate("""async code => { const k = jupyterapp.shell.currentWidget.sessionContext.session.kernel; window.__said = null; let said = '';
+        "Run `code` in the kernel, apart from the cells; what it printed. Raises `AssertionError` with what it raised."
+        self.page.evaluate("""async code => { const k = jupyterapp.shell.currentWidget.sessionContext.session.kernel; window.__said = null; let said = '', wrong = '';
             const f = k.requestExecute({code, store_history: false});
-            f.onIOPub = m => { if (m.content.text) said += m.content.text; if (m.content.traceback) said += m.content.traceback.join('\\n') };
-            f.done.then(() => window.__said = said, e => window.__said = said + e); return 1 }""", code)
+            f.onIOPub = m => { if (m.content.text) said += m.content.text; if (m.content.ename) wrong = m.content.ename + ': ' + m.content.evalue };
+            f.done.then(() => window.__said = [said, wrong], e => window.__said = [said, String(e)]); return 1 }""", code)
         self.lab.until('() => window.__said !== null', seconds, code)
-        return self.page.evaluate('() => window.__said')
+        said,wrong = self.page.evaluate('() => window.__said')
+        assert not wrong, wrong
+        return said
 
     def errors(self):
         "What failing cells said."

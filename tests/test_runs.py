@@ -292,3 +292,34 @@ def test_a_disk_that_stays_full_ends_with_its_name(tmp_path, monkeypatch, recipe
 def test_a_recipe_that_cannot_be_trained_is_refused(tmp_path, recipe, data, change, says):
     with pytest.raises(ValueError, match=says): create_run(tmp_path/'x', replace(recipe, **change), **data)
     assert not (tmp_path/'x').exists()
+
+
+def test_a_run_with_another_kernel_and_compiled_blocks_learns_the_same(tmp_path, monkeypatch, recipe, data):
+    "Training goes through the compiled blocks, measuring does not, and what is saved has the usual names."
+    compiling,real = {'training': set(), 'measuring': set()},module.compile_model
+    def traced(model, how):                                                              # the default backend would call a C++ compiler
+        return real(model, how, backend=lambda graph, inputs: lambda *a: compiling[state].add(how) or graph.forward(*a))
+    def look(model, stage, last):
+        nonlocal state
+        state = 'measuring'
+        with torch.no_grad(): model(torch.zeros(2, 9, dtype=torch.int64))
+        state = 'training'
+        return dict(kernel=model.kernel, **measure(model, stage, last))
+    monkeypatch.setattr(module, 'compile_model', traced)
+    losses,names = [],[]
+    for changes in (dict(), dict(kernel='plain', compile='blocks'), dict(kernel='sdpa', compile='graphs')):
+        torch._dynamo.reset()
+        state = 'training'
+        run = create_run(tmp_path/str(changes.get('compile')), replace(recipe, **changes), **data)
+        train_run(run.folder, look, sample)
+        assert {e['kernel'] for e in run.evals()} == {changes.get('kernel')}
+        losses.append([r['loss'] for r in run.metrics()])
+        names.append({f'{a}.{b}' for a,n in load_checkpoint(newest_checkpoint(run.folder/'checkpoints'))[0].items() for b in n})
+    assert compiling == {'training': {'blocks', 'graphs'}, 'measuring': set()}
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3) and losses[2] == pytest.approx(losses[0], abs=1e-3)
+    assert names[0] == names[1] == names[2]
+
+
+def test_a_recipe_with_an_unknown_kernel_is_refused(recipe):
+    with pytest.raises(ValueError, match="Did you mean 'flex'"): replace(recipe, kernel='flexx')
+    with pytest.raises(ValueError, match='blocks, graphs'): replace(recipe, compile='all')
