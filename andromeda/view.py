@@ -437,7 +437,7 @@ def marked(
         out.append(part if shown else f'<mark style="background:#D55E0066;color:inherit">{part}</mark>')
     return Html(''.join(out))
 
-# %% ../nbs/01_view.ipynb #01-0a57450f
+# %% ../nbs/01_view.ipynb #01-bd6b1211
 _CLICKS = """
 const TAGS = new Set(('b br caption circle code del details div em figcaption figure h3 h4 i ins li mark ol p path pre rect small span strong sub sup '
   + 'summary svg table tbody td text th thead title tr ul').split(' '));
@@ -455,7 +455,9 @@ function clean(html) {
 export default { render({ model, el }) {
   const box = document.createElement('div');
   box.className = 'am-clicks';
+  let held = false, late = false;                // nothing is redrawn between press and release: the click would be lost
   const draw = () => {
+    if ((late = held)) return;
     const open = [...box.querySelectorAll('details')].map(d => d.open);
     box.replaceChildren(...clean(model.get('value')));
     box.querySelectorAll('details').forEach((d, i) => { if (open[i]) d.open = true; });
@@ -469,6 +471,7 @@ export default { render({ model, el }) {
       model.send({ x: Math.min(Math.max(x, low), high), chart: chart.getAttribute('aria-label') });
     }
   };
+  box.addEventListener('pointerdown', () => { held = true; window.addEventListener('pointerup', () => setTimeout(() => { held = false; if (late) draw(); }), { once: true }); });
   box.addEventListener('click', tell);
   box.addEventListener('keydown', e => { if (e.key === 'Enter' && e.target.dataset.am) tell(e); });
   model.on('change:value', draw);
