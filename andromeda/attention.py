@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['xpos', 'rotate', 'alibi_slopes', 'alibi_bias', 'attention', 'quick_cpu']
 
-# %% ../nbs/20_attention.ipynb #20-002
-import functools, math
+# %% ../nbs/20_attention.ipynb #20-4500ae27
+import ctypes, functools, math, platform, sys
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,16 +48,17 @@ def rotate(
     turned = torch.cat([-b, a], dim=-1)
     return (x_BTHD*cos_TD[:, None] + turned*sin_TD[:, None]).to(x_BTHD.dtype)
 
-# %% ../nbs/20_attention.ipynb #20-019
+# %% ../nbs/20_attention.ipynb #20-154e7a1f
 def alibi_slopes(
-    heads:int,    # Query heads, any number from 1
+    heads:int,     # Query heads, any number from 1
+    device='cpu',  # Where the slopes are wanted
 )->Tensor:        # Slope per head, fp32
     "How much each head dislikes a step of distance: `2**(-8*i/n)`, n the next power of two."
     n = 2**math.ceil(math.log2(heads))
-    slopes = 2.**(-8*torch.arange(1, n+1, dtype=torch.float32, device='cpu')/n)
+    slopes = 2.**(-8*torch.arange(1, n+1, dtype=torch.float32, device=device)/n)
     return slopes if n==heads else torch.cat([slopes[1::2], slopes[0::2]])[:heads]
 
-# %% ../nbs/20_attention.ipynb #20-024
+# %% ../nbs/20_attention.ipynb #20-28ac0493
 _longest = {}  # (heads, device) -> the longest bias made so far; shorter ones are views of it
 
 @torch.inference_mode(False)  # a bias first made while sampling must serve training too
@@ -73,17 +74,17 @@ def alibi_bias(
     """
     if start:
         ahead_TS = torch.arange(T, device=device) - torch.arange(start, T, device=device)[:, None]
-        return (alibi_slopes(heads).to(device)[:, None, None]*ahead_TS).masked_fill(ahead_TS > 0, -math.inf)
+        return (alibi_slopes(heads, device)[:, None, None]*ahead_TS).masked_fill(ahead_TS > 0, -math.inf)
     key = heads, torch.device(device)
     if key not in _longest or _longest[key].shape[-1] < T:
         n = math.ceil(T/64)*64  # rows that start aligned, as some GPU kernels want
         i = torch.arange(n, device=device)
         ahead_TT = i - i[:, None]  # j - i: above 0 in the future
-        bias = alibi_slopes(heads).to(device)[:, None, None] * ahead_TT
+        bias = alibi_slopes(heads, device)[:, None, None] * ahead_TT
         _longest[key] = bias.masked_fill_(ahead_TT > 0, -math.inf)
     return _longest[key][:, :T, :T]
 
-# %% ../nbs/20_attention.ipynb #20-028
+# %% ../nbs/20_attention.ipynb #20-79e99f5c
 def attention(
     q_BTHD:Tensor,        # Queries: of the last T of S positions
     k_BSGD:Tensor,        # Keys; G divides H
@@ -107,18 +108,36 @@ def attention(
         seen = ahead_TS <= (0 if causal else S)
         if real_BS is not None: seen = (seen & real_BS[:, None, None]) | (ahead_TS==0)   # a softmax needs one key at least
         mask = seen if mask is None else mask.masked_fill(~seen, -math.inf)
-    if mask is not None and mask.dtype != torch.bool and q.device.type != 'cpu': mask = mask.to(q.dtype)  # a CPU adds fp32 to bf16 scores
+    if mask is not None and mask.dtype != torch.bool and (q.device.type != 'cpu' or q.dtype == torch.float64):
+        mask = mask.to(q.dtype)  # a CPU adds fp32 to bf16 scores; with fp64 ones it takes it for something else
     out_BHTD = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None and T==S,
                                               enable_gqa=H!=G)
     return out_BHTD.transpose(1, 2)
 
-# %% ../nbs/20_attention.ipynb #20-039
+# %% ../nbs/20_attention.ipynb #20-67056beb
 def quick_cpu(
     on:bool=True,  # False returns to the exact handling of tiny numbers
 )->bool:           # False if this processor cannot do it
-    """Let this thread, and threads started by it later, treat numbers below 1e-38 as zero.
+    """Let this thread, those that compute for it, and those started by it later treat numbers below 1e-38 as zero; keep freed memory.
 
     Call it first thing in a process that trains on a CPU: ALiBi over long texts runs much faster, with the same
-    gradients. The setting belongs to a thread. One that was already running keeps its own, and must call this itself.
+    gradients. The setting belongs to a thread. Another thread of Python that was already running must call this itself.
+    Memory that a step lets go of stays with the process for the next one: to ask for it anew costs as much as to use it.
     """
-    return torch.set_flush_denormal(on)
+    can = torch.set_flush_denormal(on)
+    _in_computing_threads(lambda: torch.set_flush_denormal(on))
+    if on: _keep_memory()
+    return can
+
+def _in_computing_threads(do):
+    "PyTorch tells its own threads of the setting, but not those that matrix products share with it: OpenMP can."
+    if not sys.platform.startswith('linux'): return
+    with open('/proc/self/maps') as maps: loaded = {line.split()[-1] for line in maps if 'libgomp' in line}
+    work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: do() and None)
+    for path in loaded: ctypes.CDLL(path).GOMP_parallel(work, None, torch.get_num_threads(), 0)
+
+def _keep_memory():
+    "Have the C library neither map large pieces of memory one by one nor give the end of its heap back."
+    if platform.libc_ver()[0] != 'glibc': return
+    libc = ctypes.CDLL(None)
+    for what,limit in ((-3, 2**30), (-1, 2**31-1)): libc.mallopt(what, limit)          # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD

@@ -64,7 +64,7 @@ class Run:
 CALM = dict(want='run', lr_scale=1., saves=0)
 WANTS = ('run', 'pause', 'stop')
 
-# %% ../nbs/34_runs.ipynb #34-006
+# %% ../nbs/34_runs.ipynb #34-53adc64a
 def create_run(
     folder:Path,                  # Usually home/runs/NAME
     recipe:Recipe,
@@ -81,7 +81,7 @@ def create_run(
     if recipe.optimizer not in OPTIMIZERS: raise unknown('optimizer', recipe.optimizer, OPTIMIZERS)
     for stage in recipe.stages:
         if stage.schedule not in SCHEDULES: raise unknown(f'schedule of stage {stage.name!r}', stage.schedule, SCHEDULES)
-    model = preset(recipe.model, vocab=recipe.corpus.vocab, max_len=recipe.length)
+    model = preset(recipe.model, vocab=recipe.corpus.rows, max_len=recipe.length)
     decides = dict(version=2, recipe=recipe_to_dict(recipe), model=plain(model), published=plain(PUBLISHED[model.family]), tiers=tiers,
                    shards={n: a.fingerprint for n,a in shards.items()}, tokenizer=tokenizer.fingerprint) | (dict(forked=forked) if forked else {})
     mark = fingerprint(decides)

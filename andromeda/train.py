@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Objective', 'next_token', 'train', 'processes', 'rank', 'join', 'spread']
 
-# %% ../nbs/32_train.ipynb #32-002
-import math, time
+# %% ../nbs/32_train.ipynb #32-46f5bd15
+import datetime, math, os, time, warnings
 from collections.abc import Callable, Container, Iterator
 from contextlib import nullcontext
 
@@ -15,15 +15,18 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-# %% ../nbs/32_train.ipynb #32-005
+# %% ../nbs/32_train.ipynb #32-62e3e090
 Objective = Callable[[torch.nn.Module,torch.Tensor],tuple[torch.Tensor,int]]
 
 def next_token(
     model:torch.nn.Module,     # ids (B,T) to logits (B,T,V)
-    batch_BT1:torch.Tensor,    # Token ids, one more than the model reads
+    batch_BT1:torch.Tensor,    # Token ids, one more than the model reads; or (B,2,T+1), ids and the number of the document of each
 )->tuple[torch.Tensor,int]:    # Nats of all predicted tokens together, fp32; how many
-    "Cross-entropy of predicting tokens 1..T from those before."
-    logits_BTV = model(batch_BT1[:, :-1])
+    "Cross-entropy of predicting tokens 1..T from those before; with documents, from those of the same document, which the model gets as `documents_BT`."
+    if batch_BT1.ndim == 3:
+        batch_BT1,documents_BT1 = batch_BT1.unbind(1)
+        logits_BTV = model(batch_BT1[:, :-1], documents_BT=documents_BT1[:, :-1])
+    else: logits_BTV = model(batch_BT1[:, :-1])
     return F.cross_entropy(logits_BTV.float().flatten(0, 1), batch_BT1[:, 1:].flatten(), reduction='sum'), batch_BT1[:, 1:].numel()
 
 # %% ../nbs/32_train.ipynb #32-009
@@ -109,7 +112,7 @@ def _clip(model, n, clip):
     torch._foreach_mul_(grads, scale*min(1., clip/(norm+1e-6)) if math.isfinite(norm) else 0.)
     return norm
 
-# %% ../nbs/32_train.ipynb #32-024
+# %% ../nbs/32_train.ipynb #32-d660eca7
 def processes()->int:
     "How many processes train together."
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -123,13 +126,28 @@ def join(timeout_s:float=1800.)->torch.device:
 
     `timeout_s`: how long to wait for the others, also at start-up: the first one there may wait for the last one's imports.
     """
-    import os, datetime
     cuda = torch.cuda.is_available()
     local = int(os.environ.get('LOCAL_RANK', 0))
     if cuda: torch.cuda.set_device(local)
     if 'RANK' in os.environ and not dist.is_initialized():
-        dist.init_process_group('nccl' if cuda else 'gloo', timeout=datetime.timedelta(seconds=timeout_s))
+        timeout = datetime.timedelta(seconds=timeout_s)
+        dist.init_process_group('nccl' if cuda else 'gloo', timeout=timeout, **_meeting_place(timeout))
     return torch.device('cuda', local) if cuda else torch.device('cpu')
+
+def _meeting_place(timeout)->dict:
+    """Where the processes of this attempt find each other's addresses, apart from those of the attempts before.
+
+    torchrun (2.13) keeps one store for all its restarts. In it a process that is quicker than the others finds where they were before they
+    died, and waits there for ever. On several machines the attempts are not numbered alike, so there torchrun must make a new store each time.
+    """
+    env = os.environ
+    if env.get('TORCHELASTIC_USE_AGENT_STORE') != 'True': return {}
+    if env['LOCAL_WORLD_SIZE'] != env['WORLD_SIZE']:
+        warnings.warn("Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on several machines: without it a restart may not find the others.")
+        return {}
+    world = int(env['WORLD_SIZE'])
+    store = dist.TCPStore(env['MASTER_ADDR'], int(env['MASTER_PORT']), world, False, timeout)
+    return dict(store=dist.PrefixStore(f"attempt_{env['TORCHELASTIC_RESTART_COUNT']}", store), rank=int(env['RANK']), world_size=world)
 
 def spread(
     model:torch.nn.Module,   # On the device of this process, equal on all; with `blocks`

@@ -6,8 +6,8 @@
 __all__ = ['PALETTE', 'visible', 'Html', 'safe', 'table', 'table_text', 'curves', 'bars', 'document', 'tree', 'hidden', 'marked',
            'clickable', 'Panel']
 
-# %% ../nbs/01_view.ipynb #01-75ab6999
-import functools, html, itertools, math, numbers, statistics, unicodedata
+# %% ../nbs/01_view.ipynb #01-30a6f903
+import functools, html, itertools, json, math, numbers, statistics, unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
@@ -386,11 +386,11 @@ def bars(
     if x_label: body.append(_text(left, y+8, x_label))
     return _figure(title, _legend(names, lines=False), '\n'.join(body), '', width, y + (16 if x_label else 0))
 
-# %% ../nbs/01_view.ipynb #01-045
+# %% ../nbs/01_view.ipynb #01-b2f907ea
 _PRE = 'white-space:pre-wrap;overflow-wrap:anywhere;overflow:hidden;margin:.3em 0'
 
 def document(
-    doc:object,      # A dict, or an object, with `text` and, if known, `id`, `source`, `meta`
+    doc:object,      # A dict, or an object, with `text` and, if known, `id`, `source`, `meta` (a dict, or one as JSON, as rows hold it)
     lines:int=12,    # Lines shown
     chars:int=2000,  # Characters shown, if the lines are longer than that
 )->Html:
@@ -404,7 +404,7 @@ def document(
     begin = '\n'.join(text.split('\n', lines)[:lines])[:chars]
     n_bytes = len(text.encode('utf-8', 'surrogatepass'))
     facts = [f'{len(text):,} characters', f'{n_bytes:,} bytes', f'{text.count(chr(10))+1:,} lines']
-    facts += [f'{k}: {_cut(visible(v, lines=False), 80)}' for k,v in (get('meta') or {}).items()]
+    facts += [f'{k}: {_cut(visible(v, lines=False), 80)}' for k,v in _meta(get('meta')).items()]
     name = ' '.join(str(get(k)) for k in ('source', 'id') if get(k) is not None)
     more = len(text)-len(begin)
     rest = f'<div style="opacity:.75">… {more:,} more characters</div>' if more else ''
@@ -416,6 +416,11 @@ def tree(
 )->Html:
     "Plain text in a fixed-width font, as it stands."
     return Html(f'<pre class="am-tree" style="white-space:pre;overflow-x:auto">{safe(text)}</pre>')
+
+def _meta(given):
+    "What is known about a document, by name."
+    if isinstance(given, str): given = json.loads(given or '{}')
+    return given if isinstance(given, Mapping) else dict(meta=given) if given else {}
 
 # %% ../nbs/01_view.ipynb #01-023de985
 def hidden(

@@ -128,7 +128,7 @@ def test_shards_that_were_made_anew_are_refused(tmp_path, recipe, data):
 def test_named_recipes_survive_json_and_are_comparable(name):
     recipes = NAMED[name]()
     for r in recipes: assert recipe_from_dict(json.loads(json.dumps(recipe_to_dict(r)))) == r
-    assert len({json.dumps(recipe_to_dict(r)['stages']) for r in recipes}) == 1 and len({r.model for r in recipes}) == 2
+    assert len({json.dumps(recipe_to_dict(r)['stages']) for r in recipes}) == 1 and len({r.model for r in recipes}) == len(recipes)
 
 
 def test_switching_between_two_recipes_brings_each_back(tmp_path, recipe, data):
@@ -230,8 +230,7 @@ def test_a_process_is_paused_slowed_saved_resumed_and_stopped_through_its_folder
     assert newest_checkpoint(fork.folder/'checkpoints').name == newest_checkpoint(run.folder/'checkpoints').name
 
 
-@pytest.mark.slow          # once in three runs all restarts of torchrun failed, for a reason that is not known yet
-@pytest.mark.parametrize('spread', ['ddp', 'fsdp'])
+@pytest.mark.parametrize('spread', ['ddp', pytest.param('fsdp', marks=pytest.mark.slow)])
 def test_one_of_two_processes_is_killed_and_both_go_on(tmp_path, longer, data, spread):
     import os, signal, subprocess
     recipe = replace(longer, spread=spread, checkpoint_every=10, stages=(replace(longer.stages[0], tokens=40*4*16), longer.stages[1]))
@@ -293,3 +292,34 @@ def test_a_disk_that_stays_full_ends_with_its_name(tmp_path, monkeypatch, recipe
 def test_a_recipe_that_cannot_be_trained_is_refused(tmp_path, recipe, data, change, says):
     with pytest.raises(ValueError, match=says): create_run(tmp_path/'x', replace(recipe, **change), **data)
     assert not (tmp_path/'x').exists()
+
+
+def test_a_run_with_another_kernel_and_compiled_blocks_learns_the_same(tmp_path, monkeypatch, recipe, data):
+    "Training goes through the compiled blocks, measuring does not, and what is saved has the usual names."
+    compiling,real = {'training': set(), 'measuring': set()},module.compile_model
+    def traced(model, how):                                                              # the default backend would call a C++ compiler
+        return real(model, how, backend=lambda graph, inputs: lambda *a: compiling[state].add(how) or graph.forward(*a))
+    def look(model, stage, last):
+        nonlocal state
+        state = 'measuring'
+        with torch.no_grad(): model(torch.zeros(2, 9, dtype=torch.int64))
+        state = 'training'
+        return dict(kernel=model.kernel, **measure(model, stage, last))
+    monkeypatch.setattr(module, 'compile_model', traced)
+    losses,names = [],[]
+    for changes in (dict(), dict(kernel='plain', compile='blocks'), dict(kernel='sdpa', compile='graphs')):
+        torch._dynamo.reset()
+        state = 'training'
+        run = create_run(tmp_path/str(changes.get('compile')), replace(recipe, **changes), **data)
+        train_run(run.folder, look, sample)
+        assert {e['kernel'] for e in run.evals()} == {changes.get('kernel')}
+        losses.append([r['loss'] for r in run.metrics()])
+        names.append({f'{a}.{b}' for a,n in load_checkpoint(newest_checkpoint(run.folder/'checkpoints'))[0].items() for b in n})
+    assert compiling == {'training': {'blocks', 'graphs'}, 'measuring': set()}
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3) and losses[2] == pytest.approx(losses[0], abs=1e-3)
+    assert names[0] == names[1] == names[2]
+
+
+def test_a_recipe_with_an_unknown_kernel_is_refused(recipe):
+    with pytest.raises(ValueError, match="Did you mean 'flex'"): replace(recipe, kernel='flexx')
+    with pytest.raises(ValueError, match='blocks, graphs'): replace(recipe, compile='all')

@@ -1,4 +1,5 @@
 "One stage of training: pieces, precision, processes, numbers that are not finite."
+import inspect
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import torch
 
 from andromeda.checkpoint import load_checkpoint, load_training_state, save_checkpoint, training_state
 from andromeda.model import LM, preset
+from andromeda.mixture import documents_in
 from andromeda.optim import make_optimizer
 from andromeda.train import next_token, train
 
@@ -171,3 +173,78 @@ def test_one_process_then_two_then_one(together, how):
     model,optimizer = fresh()
     model.load_state_dict(tensors['model'])
     assert losses(model, optimizer, rows, 10, lambda s: 3e-3, start=6) != pytest.approx(undisturbed[6:], abs=1e-4)
+
+
+MEET = """
+import os, sys, time
+from datetime import timedelta
+import torch.distributed as dist
+from andromeda.train import join
+port,attempt,rank = sys.argv[1:4]
+os.environ.update(MASTER_ADDR='localhost', MASTER_PORT=port, TORCHELASTIC_USE_AGENT_STORE='True', TORCHELASTIC_RESTART_COUNT=attempt,
+                  RANK=rank, LOCAL_RANK=rank, WORLD_SIZE='2', LOCAL_WORLD_SIZE='2')
+if rank == '1': time.sleep(1)                      # the first one looks before this one has said where it is
+join(20)
+print('met', flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_attempt_does_not_look_for_the_dead_of_the_first(tmp_path):
+    "As under torchrun: one store, two processes that meet and are killed, and two more."
+    from datetime import timedelta
+    store = torch.distributed.TCPStore('localhost', 0, None, True, timedelta(seconds=30), wait_for_workers=False)
+    (tmp_path/'meet.py').write_text(MEET)
+    for attempt in '01':
+        both = [subprocess.Popen([sys.executable, str(tmp_path/'meet.py'), str(store.port), attempt, r], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for r in '01']
+        try: assert [p.stdout.readline() for p in both] == ['met\n']*2
+        finally:
+            for p in both:
+                p.kill()
+                p.communicate()
+
+
+class Counts(torch.nn.Module):
+    "Scores each id by how often it was read, in the same document if it is told which that is."
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, ids_BT, documents_BT=None):
+        seen_BTV = torch.nn.functional.one_hot(ids_BT, 64).float()
+        if documents_BT is None: documents_BT = torch.zeros_like(ids_BT)
+        assert documents_BT.shape == ids_BT.shape
+        same_BTT = (documents_BT[:, :, None] == documents_BT[:, None]).tril().float()
+        return self.weight*(same_BTT @ seen_BTV)
+
+
+def packed(step=0):
+    "Rows of three documents each, every one begun by end-of-text, with their numbers."
+    ids = np.random.default_rng(step).integers(1, 64, (4, 24))
+    ids[:, [0, 7, 15]] = 0
+    return ids, np.stack([ids, documents_in(ids)], 1)
+
+
+def apart(model, ids):
+    "Nats of the same rows, each document read alone; the end-of-text behind it is its last target."
+    ends = [0, 7, 15, 24]
+    return sum(next_token(model, torch.from_numpy(ids[:, a:b+1 if b < 24 else b]))[0].item() for a,b in zip(ends, ends[1:]))
+
+
+def test_packed_within_documents_are_learned_as_if_they_stood_alone():
+    ids,both = packed()
+    model = Counts()
+    (within,n),(across,m) = next_token(model, torch.from_numpy(both)), next_token(model, torch.from_numpy(ids))
+    assert n == m == 4*23 and within.item() == pytest.approx(apart(model, ids), rel=1e-6) and abs(within.item()-across.item()) > 1
+    def learned(**how):
+        model = Counts()
+        return losses(model, torch.optim.SGD(model.parameters(), .1), lambda step: packed(step)[1], 3, lambda s: .1, **how)
+    assert learned(micro_batch=3) == pytest.approx(learned(), rel=1e-6) and len(set(learned())) == 3
+
+
+@pytest.mark.skipif('documents_BT' not in inspect.signature(LM.forward).parameters, reason='this model has no attention within documents')
+@pytest.mark.parametrize('name', ['palm-tiny', 'mpt-tiny'])
+def test_a_model_packed_within_learns_documents_as_if_they_stood_alone(name):
+    ids,both = packed()
+    model = fresh(name)[0].eval()
+    with torch.no_grad(): assert next_token(model, torch.from_numpy(both))[0].item() == pytest.approx(apart(model, ids), rel=1e-4)

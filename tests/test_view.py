@@ -256,3 +256,9 @@ def test_lines_can_be_told_apart_without_every_cone(sight):
     for i in range(6):
         for j in range(i):
             if view._DASHES[i] == view._DASHES[j]: assert math.dist(lab[i], lab[j]) > 15, (sight, i, j)
+
+
+def test_a_document_as_rows_hold_it_shows_its_facts():
+    shown = document(dict(id='a', source='notes', text='x', meta='{"title": "On <b>"}'))
+    assert 'title: On &lt;b&gt;' in shown
+    assert 'title' not in document(dict(id='a', source='notes', text='x', meta=''))
