@@ -176,7 +176,7 @@ def main(argv=None):
             if job == 'kernels':
                 for record in side_by_side(args.tiny, device, torch.bfloat16): note(record)
             else: note(measure(job, device, args.steps, backend, torch.bfloat16))
-        except (RuntimeError, ValueError, MemoryError) as e:                    # what does not run is part of the result
+        except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, MemoryError) as e:                    # what does not run is part of the result
             note(told | dict(problem=f'{type(e).__name__}: ' + ' '.join(str(e).split())[:300]))
         if device.type == 'cuda': torch.cuda.empty_cache()
     for text in compare(records): print(text)
