@@ -1,6 +1,6 @@
 """What one GPU does: the six presets' training step, long texts, ALiBi beside plain causal attention, and all kernels side by side.
 
-    python bench/gpu.py                    # about seven minutes; needs torch, numpy and safetensors, nothing else
+    python bench/gpu.py                    # begins nothing after 6.5 minutes; needs torch, numpy and safetensors, nothing else
     python bench/gpu.py --only kernels     # or train, long, alibi, graphs
     python bench/gpu.py --tiny             # the same plan with tiny shapes, also on a CPU: shows that the script works, measures nothing
 
