@@ -293,13 +293,24 @@ def _shards(args):
     rows = [dict(tier=p.tiers[n], source=n) | {f'{s} tokens': a.counts[f'{s}_tokens'] for s in SPLITS} | dict(bytes=sum(f[0] for f in a.manifest['files'].values())) for n,a in p.shards.items()]
     print(table_text(rows, formats=dict(bytes=bytes_text))) if not args.json else _print_json(rows)
 
-# %% ../nbs/60_cli.ipynb #60-b32992ec
+# %% ../nbs/60_cli.ipynb #60-9acaa1ae
 def _model_commands(command):
     "What is done with finished work."
     p = command('export', _export, 'Write the model of a run for other tools: a folder of transformers, or one file of safetensors.')
     p.add_argument('folder', type=Path, help='the run')
     p.add_argument('to', type=Path, help='a new folder, or a new file that ends in .safetensors')
     p.add_argument('--step', type=int, help='the checkpoint (default: the newest)')
+    p = command('eval', _eval, 'Put questions to the model of a run, and say how it stands beside chance: tasks such as piqa or glue, or how its held-out text goes on.')
+    p.add_argument('folder', type=Path, help='the run')
+    p.add_argument('--tasks', type=lambda words: words.split(','), default=[], metavar='A,B', help='tasks or suites (glue, superglue, piqa, unseen, ..); default: no benchmark, but how held-out text of its sources goes on')
+    p.add_argument('--data', type=Path, metavar='FOLDER', help='where the questions are: piqa.jsonl, rte.parquet, piqa.train.jsonl for examples, .. (default: the Hub)')
+    p.add_argument('--shots', type=int, help='examples in front of each question (default: none)')
+    p.add_argument('--limit', type=int, help='no more than so many questions of each task')
+    p.add_argument('--step', type=int, help='the checkpoint (default: the newest)')
+    p.add_argument('--against', type=Path, metavar='RUN', help='another run, to be asked the same and compared question by question')
+    p.add_argument('--harness', type=lambda words: words.split(','), metavar='A,B', help='tasks of lm-evaluation-harness, run by it')
+    p.add_argument('--harness-files', type=Path, metavar='FOLDER', help='with --harness: task files of yours')
+    p.add_argument('--json', action='store_true', help='for machines')
     p = command('report', _report, 'Draw the report of a folder again, and print its summary; of several folders, one report with all beside each other.')
     p.add_argument('folder', type=Path, nargs='+', help='what was given to `andromeda run` as --out')
     p.add_argument('--out', type=Path, metavar='FILE', help='where the report of several goes (default: comparison.html here)')
@@ -315,6 +326,39 @@ def _export(args):
     model = trained_model(run, args.step)
     if args.to.suffix == '.safetensors': print(save_model(model, args.to))
     else: print(to_transformers(model, args.to, run_artefact(run, run.plan['tokenizer'])/'tokenizer.json', END_ID))
+
+def _one_run(folder):
+    from andromeda.runs import Run
+    if not (folder/'recipe.json').exists(): raise ValueError(f"{folder} is not one run: give the folder of the run, as `andromeda runs` names it.")
+    return Run(folder)
+
+def _eval(args):
+    from andromeda.scoreboard import board, duel, score_run, standings
+    from andromeda.tasks import find_tasks
+    from andromeda.view import table_text
+    for what in ('shots', 'limit'):
+        if (n := getattr(args, what)) is not None and n < (what == 'limit'): raise ValueError(f"--{what} is {n}, expected {int(what == 'limit')} or more.")
+    run = _one_run(args.folder)
+    if args.harness: return _eval_harness(args, run)
+    other,tasks = args.against and _one_run(args.against), find_tasks(args.tasks)
+    ask = lambda r, step: score_run(r, tasks, step, args.data, args.shots or 0, args.limit)
+    found = ask(run, args.step)
+    rows = standings(run, found, tasks)
+    pairs = duel(found, ask(other, None)) if other else []
+    if args.json: return _print_json(dict(standings=rows, against=pairs))
+    print(table_text(board(rows)) if rows else 'There is too little held-out text to ask about: name tasks with --tasks.')
+    if pairs: print(f'\n{args.folder} against {args.against}, on the same questions:\n{table_text(pairs)}')
+    for o in found.values():
+        if o.notes.get('looks'): print(f"\nThe test split of {o.task} was looked at {o.notes['looks']} time(s) for this run.")
+
+def _eval_harness(args, run):
+    from andromeda.harness import headline, run_harness
+    from andromeda.runs import run_artefact
+    from andromeda.tokenizer import Encoder
+    from andromeda.trainer import trained_model
+    from andromeda.view import table_text
+    results = run_harness(trained_model(run, args.step), Encoder(run_artefact(run, run.plan['tokenizer'])), args.harness, args.harness_files, args.shots, args.limit)
+    print(table_text(headline(results))) if not args.json else _print_json(results['results'])
 
 def _report(args):
     from andromeda.core import read_json, write_atomic
