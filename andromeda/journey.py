@@ -6,7 +6,7 @@
 __all__ = ['TO_TOKENS', 'FEW', 'ASKED', 'Prepared', 'prepare', 'training_texts', 'progress_bar', 'evaluation_texts',
            'train_folder', 'fit_baselines', 'journey', 'gather', 'write_report']
 
-# %% ../nbs/54_journey.ipynb #54-d0561421
+# %% ../nbs/54_journey.ipynb #54-7f705ef9
 import functools, importlib.util, json, os, platform, sys, time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from .leakage import evaluation_index, leakage, leaked_ids, read_items
 from .runs import Run, create_run, launch, run_artefact, watch
 from .shards import Shards, Splits, build_shards, build_splits, read_splits
 from .sources import TIERS, Source, read_catalogue, read_source
-from .stages import Corpus, Recipe, recipe_mixture
+from .stages import Corpus, Recipe, model_config, recipe_mixture, stage_ends
 from .tokenizer import END_ID, build_tokenizer, keep_tokenizer, load_tokenizer, sample_texts, tier_shares, token_bytes
 
 # %% ../nbs/54_journey.ipynb #54-e227b502
@@ -122,7 +122,7 @@ def progress_bar(what:str, unit:str):
             bar.refresh()
         yield show
 
-# %% ../nbs/54_journey.ipynb #54-011
+# %% ../nbs/54_journey.ipynb #54-4c35eda6
 def evaluation_texts(
     shards:dict[str,Artefact],
     tokenizer:Artefact,
@@ -148,13 +148,21 @@ def train_folder(folder:Path):
     def evaluate(model, stage, last):
         splits = ('validation', 'test') if last else ('validation',)
         texts = {s: evaluation_texts(shards, tokenizer, s, recipe.evaluation_bytes) for s in splits}
+        if not model.config.causal: return _masked_scores(model, texts, recipe)
         return model_scores(model, texts, recipe.length, eot=END_ID)
     def sample(model, stage):
+        if not model.config.causal: return []                # it fills gaps, and writes nothing
         return [dict(stage=stage, prompt=prompt, text=encoder.decode(generate(model, [END_ID, *encoder.encode(prompt).ids], recipe.sample_tokens,
                                                                               seed=recipe.seed, stop=END_ID)))
                 for prompt in recipe.prompts]
     from andromeda.trainer import train_run
     train_run(run.folder, evaluate, sample)
+
+def _masked_scores(model, texts, recipe):
+    "Nats of a hidden token by split and source, for a model that fills gaps."
+    from andromeda.train import masked_score
+    score = lambda docs: dict(zip(('nats', 'tokens'), masked_score(model, [ids for ids,_ in docs], recipe.length, recipe.corpus.vocab, recipe.corpus.vocab)))
+    return {split: {source: score(docs) for source,docs in sources.items()} for split,sources in texts.items()}
 
 # %% ../nbs/54_journey.ipynb #54-013
 def fit_baselines(
@@ -189,7 +197,7 @@ def _pieces(masks, shards):
         edges = np.flatnonzero(inside[1:] != inside[:-1])
         for begin,end in edges.reshape(-1, 2): yield np.array(tokens[begin:end])
 
-# %% ../nbs/54_journey.ipynb #54-018
+# %% ../nbs/54_journey.ipynb #54-88ed7c1e
 def journey(
     recipes:tuple[Recipe,...],             # Trained side by side on the same batches
     out:Path,                              # Folder for everything
@@ -242,9 +250,10 @@ def _one_data_plan(recipes):
     if len({r.name for r in recipes}) < len(recipes): raise ValueError("Two recipes have the same name, and would share a run folder: rename one.")
 
 def _known_models(recipes):
-    "Raise for a model that is no preset."
-    from andromeda.model import preset
-    for r in recipes: preset(r.model)
+    "Raise for a model that is no preset, or that the report cannot compare."
+    for r in recipes:
+        if not model_config(r).causal:
+            raise ValueError(f"Recipe {r.name!r} trains {r.model}, which fills gaps: it has no bits per byte that a report could compare. Train it with `andromeda train`.")
 
 def _model_code():
     "Hashes of the modules in which presets and published optimiser values stand."
@@ -281,7 +290,7 @@ def _advance(bar, status):
     if (step := status['step']) > bar.n: bar.update(step-bar.n)
     if status.get('loss') is not None: bar.set_postfix_str(f"{status['stage']} stage, loss {status['loss']:.2f}", refresh=False)
 
-# %% ../nbs/54_journey.ipynb #54-94c22aa4
+# %% ../nbs/54_journey.ipynb #54-6bb1ed40
 def gather(
     recipes:tuple[Recipe,...],
     runs:list[Run],
@@ -311,26 +320,27 @@ def gather(
 ASKED = 40      # questions by source: seconds for a small model
 
 def _ask(runs):
-    "How the models stand on questions made of held-out text, and each of them against the first; models that read both ways are not asked."
-    from andromeda.model import preset
+    "How the models stand on questions made of held-out text, and the first against each other; models that read both ways are not asked."
     from andromeda.scoreboard import CONTINUE, duel, score_run, standings
-    found = {name: score_run(run, limit=ASKED) for name,run in runs.items() if preset(run.recipe.model).causal}
+    found = {name: score_run(run, limit=ASKED) for name,run in runs.items() if model_config(run.recipe).causal}
     first,*others = [*found] or [None]
     pairs = [dict(model=first, other=o) | row for o in others for row in duel(*({CONTINUE: found[m][CONTINUE]} if CONTINUE in found[m] else found[m] for m in (first, o)))]
     return dict(standings=[dict(model=name) | row for name,o in found.items() for row in standings(runs[name], o)], duels=pairs)
 
 def _model_result(run):
     "One run's part of the report."
-    from andromeda.model import parameter_count, preset
+    from andromeda.model import parameter_count
     recipe,evals = run.recipe,run.evals()
-    config = preset(recipe.model, vocab=recipe.corpus.rows, max_len=recipe.length)
+    config = model_config(recipe)
     metrics = [r for r in run.metrics() if r['loss'] is not None]        # a skipped step has none
     every = max(1, len(metrics)//200)
     curve = [dict(step=group[-1]['step'], tokens=group[-1]['tokens'], stage=group[-1]['stage'], lr=group[-1]['lr'],
                   loss=sum(r['loss'] for r in group)/len(group)) for group in (metrics[i:i+every] for i in range(0, len(metrics), every))]
+    ends = stage_ends(recipe)                                            # in between it may have been measured too
+    evals = [e for e in evals if e['step'] in ends]
     return dict(run=run.folder.name, family=config.family, parameters=parameter_count(config), tokens=metrics[-1]['tokens'], curve=curve,
                 stages=[{k: e[k] for k in ('stage', 'step', 'tokens', 'validation')} for e in evals],
-                test=evals[-1]['test'], samples=run.samples())
+                test=evals[-1]['test'], samples=[s for s in run.samples() if s['step'] in ends])
 
 def _ledger(p):
     "The account of each source, with how many documents each rule removed."

@@ -6,7 +6,7 @@
 __all__ = ['CALM', 'WANTS', 'Run', 'create_run', 'run_artefact', 'sole_trainer', 'control', 'launch', 'watch', 'runs', 'fork_run',
            'keep_until']
 
-# %% ../nbs/34_runs.ipynb #34-002
+# %% ../nbs/34_runs.ipynb #34-a2f3b518
 import fcntl, os, shutil, socket, subprocess, sys, time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .core import (Artefact, fingerprint, locked, open_artefact, plain, read_json, read_jsonl, safe_name, time_text, unknown, write_atomic, write_json)
-from .stages import Recipe, recipe_from_dict, recipe_to_dict
+from .stages import Recipe, model_config, recipe_from_dict, recipe_to_dict
 
 # %% ../nbs/34_runs.ipynb #34-005
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Run:
 CALM = dict(want='run', lr_scale=1., saves=0)
 WANTS = ('run', 'pause', 'stop')
 
-# %% ../nbs/34_runs.ipynb #34-53adc64a
+# %% ../nbs/34_runs.ipynb #34-ce7ba1c5
 def create_run(
     folder:Path,                  # Usually home/runs/NAME
     recipe:Recipe,
@@ -76,12 +76,11 @@ def create_run(
     "The run in `folder`: the one that is there if it is the same, else a new one. Raises `ValueError` if another one is training there."
     folder = Path(folder)
     safe_name(folder.name)
-    from andromeda.model import preset
     from andromeda.optim import OPTIMIZERS, PUBLISHED, SCHEDULES
     if recipe.optimizer not in OPTIMIZERS: raise unknown('optimizer', recipe.optimizer, OPTIMIZERS)
     for stage in recipe.stages:
         if stage.schedule not in SCHEDULES: raise unknown(f'schedule of stage {stage.name!r}', stage.schedule, SCHEDULES)
-    model = preset(recipe.model, vocab=recipe.corpus.rows, max_len=recipe.length)
+    model = model_config(recipe)
     decides = dict(version=2, recipe=recipe_to_dict(recipe), model=plain(model), published=plain(PUBLISHED[model.family]), tiers=tiers,
                    shards={n: a.fingerprint for n,a in shards.items()}, tokenizer=tokenizer.fingerprint) | (dict(forked=forked) if forked else {})
     mark = fingerprint(decides)

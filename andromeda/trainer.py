@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PEAK_FLOPS', 'Log', 'Heart', 'Stopped', 'Spike', 'train_run', 'bare', 'batch_documents', 'trained_model']
 
-# %% ../nbs/35_trainer.ipynb #35-17ce42f9
+# %% ../nbs/35_trainer.ipynb #35-96e35cad
 import contextlib, os, signal, socket, sys, threading, time, traceback
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,11 +18,11 @@ import torch.distributed as dist
 from .attention import quick_cpu
 from .checkpoint import Saver, checkpoint_damage, load_checkpoint, load_training_state, newest_checkpoint, sweep_checkpoints, training_state
 from .core import append_jsonl, need_space, read_json, write_json
-from .model import LM, compile_model, flops_per_token, preset
+from .model import LM, compile_model, flops_per_token
 from .optim import make_optimizer
 from .runs import Run, keep_until, run_artefact, sole_trainer
 from .shards import Shards
-from .stages import Recipe, recipe_mixture, stage_ends, train_stages
+from .stages import Recipe, model_config, measure_steps, recipe_mixture, stage_ends, train_stages
 from .train import join, processes, rank, spread
 
 # %% ../nbs/35_trainer.ipynb #35-005
@@ -120,9 +120,9 @@ def _meet():
     "Wait for the other processes."
     if processes() > 1: dist.barrier()
 
-# %% ../nbs/35_trainer.ipynb #35-ff0a0572
+# %% ../nbs/35_trainer.ipynb #35-b61b6123
 def _go_on(run, recipe, evaluate, sample, device, heart):
-    first,ends = rank() == 0,stage_ends(recipe)
+    first,ends,looks = rank() == 0,stage_ends(recipe),measure_steps(recipe)
     model,optimizer = _model(recipe, device)
     shards = {n: Shards(run_artefact(run, p)) for n,p in run.plan['shards'].items()}
     mixture = recipe_mixture(recipe, run.plan['tiers'], shards)
@@ -135,10 +135,10 @@ def _go_on(run, recipe, evaluate, sample, device, heart):
     def measure(step):
         eagerly = torch.compiler.set_stance('force_eager') if recipe.compile else contextlib.nullcontext()     # texts of all lengths
         with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []), eagerly:
-            for record in sample(bare(model), ends[step]): log('samples', dict(step=step) | record)
-            log('evals', dict(step=step, stage=ends[step], tokens=step*recipe.step_tokens) | evaluate(bare(model), ends[step], step == max(ends)))
+            for record in sample(bare(model), looks[step]): log('samples', dict(step=step) | record)
+            log('evals', dict(step=step, stage=looks[step], tokens=step*recipe.step_tokens) | evaluate(bare(model), looks[step], step == max(ends)))
         model.train()
-    if done in ends and not any(r['step'] == done for r in run.evals()):     # killed between saving and measuring
+    if done in looks and not any(r['step'] == done for r in run.evals()):     # killed between saving and measuring
         if first: keep_until(run.folder/'samples.jsonl', done-1)
         measure(done)
     recent,due,asked_saves = deque(maxlen=64),False,steering.saves
@@ -163,7 +163,7 @@ def _go_on(run, recipe, evaluate, sample, device, heart):
                 due = not _save(saver, run, model, optimizer, step, logs, heart, wait=stop or last)
                 if not due: tried = -1e9
             elif first and saver.failed: due = not _tell(saver, heart)
-            if step in ends: measure(step)
+            if step in looks: measure(step)
             while steering.paused and not steering.stop:
                 if first: heart.note(state='paused')
                 time.sleep(.1)
@@ -221,7 +221,7 @@ def _model(recipe, device):
     "A fresh model and optimiser on `device`, spread over the processes, and torch set up for this one."
     torch.set_num_threads(recipe.threads)
     quick_cpu()
-    model = LM(preset(recipe.model, vocab=recipe.corpus.rows, max_len=recipe.length), seed=recipe.seed, kernel=recipe.kernel).to(device)
+    model = LM(model_config(recipe), seed=recipe.seed, kernel=recipe.kernel).to(device)
     if recipe.compile: compile_model(model, recipe.compile)
     how = dict(betas=recipe.betas, weight_decay=recipe.weight_decay, name=recipe.optimizer, config=model.config)
     model = spread(model, recipe.spread, recipe.precision)
@@ -237,7 +237,7 @@ def batch_documents(mixture, recipe:Recipe, step:int)->list[dict]:
     while step >= steps[stage]: stage,step = stage+1,step-steps[stage]
     return mixture.documents(stage, step)
 
-# %% ../nbs/35_trainer.ipynb #35-35af235c
+# %% ../nbs/35_trainer.ipynb #35-2744e3db
 class _Steering:
     "What is wanted: read by the first process, told to the others; SIGTERM or SIGINT to any of them is a wish to stop."
     def __init__(self, run, device):
@@ -272,7 +272,7 @@ class _Pace:
         self.recent = deque(maxlen=100)
         name = torch.cuda.get_device_name() if torch.cuda.is_available() else ''
         peak = next((f for key,f in PEAK_FLOPS.items() if key in name), None)
-        config = preset(recipe.model, vocab=recipe.corpus.rows, max_len=recipe.length)
+        config = model_config(recipe)
         self.per_token = flops_per_token(config, recipe.length)/(peak*processes()) if peak else None
 
     def after(self, record)->dict:
@@ -287,7 +287,7 @@ class _Pace:
         if torch.cuda.is_available(): said['memory'] = torch.cuda.max_memory_allocated()
         return said
 
-# %% ../nbs/35_trainer.ipynb #35-67b5594b
+# %% ../nbs/35_trainer.ipynb #35-9e86fd5f
 def trained_model(
     run:Run,
     step:int|None=None,   # One that has a checkpoint; None: the newest
@@ -300,6 +300,6 @@ def trained_model(
                                    "Ask for one with control(run, save=True), or `andromeda runs FOLDER --save`.")
     if step is not None and (wrong := checkpoint_damage(found)): raise ValueError(f"{wrong}. There are checkpoints at {there}: take another one.")
     recipe = run.recipe
-    model = LM(preset(recipe.model, vocab=recipe.corpus.rows, max_len=recipe.length))
+    model = LM(model_config(recipe))
     model.load_state_dict(load_checkpoint(found)[0]['model'])
     return model.eval()

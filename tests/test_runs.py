@@ -11,7 +11,7 @@ import andromeda.trainer as module
 from andromeda.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from andromeda.runs import Run, control, create_run, fork_run
 from andromeda.shards import build_shards
-from andromeda.stages import NAMED, Corpus, Recipe, Stage, recipe_from_dict, recipe_to_dict
+from andromeda.stages import NAMED, Corpus, Recipe, Stage, model_config, recipe_from_dict, recipe_to_dict
 from andromeda.tokenizer import build_tokenizer
 from andromeda.trainer import train_run
 
@@ -72,6 +72,18 @@ def test_killed_at_any_call_it_ends_the_same(tmp_path, monkeypatch, recipe, data
     train_run(run.folder, measure, sample)
     assert deaths and run.status['state'] == 'finished'
     assert outcome(run) == outcome(calm)
+
+
+def test_a_run_of_hidden_tokens_that_is_killed_ends_the_same(tmp_path, monkeypatch, data):
+    stage = Stage(name='one', tier='high', tokens=12*4*16, peak_lr=3e-3, warmup_tokens=3*4*16)
+    recipe = Recipe(name='gaps', model='bert-tiny', corpus=Corpus(sources=('numbers',), vocab=300), length=16, batch=4, checkpoint_every=5, stages=(stage,))
+    calm = create_run(tmp_path/'calm', recipe, **data)
+    train_run(calm.folder, measure, sample)
+    run = create_run(tmp_path/'killed', recipe, **data)
+    assert train_and_die(run, monkeypatch, 'append_jsonl', 9)
+    train_run(run.folder, measure, sample)
+    assert outcome(run) == outcome(calm)
+    assert model_config(recipe).vocab > 300 and {r['tokens'] for r in run.metrics()} == {64*s for s in range(1, 13)}
 
 
 @pytest.mark.parametrize('missing', ['model', 'optimizer', 'step'])
