@@ -44,6 +44,7 @@ FLOORS = dict(
     metrics='',
     score='core tokenizer shards model',
     tasks='core records hub adapters likelihood metrics score',
+    heads='metrics model optim tasks tokenizer train',
     harness='core adapters tokenizer model likelihood score',
     scoreboard='core adapters sources leakage tokenizer shards runs trainer metrics tasks',
     sweeps='core stages runs',
