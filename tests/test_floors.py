@@ -47,11 +47,12 @@ FLOORS = dict(
     harness='core adapters tokenizer model likelihood score',
     sweeps='core stages runs',
     advice='core stages runs',
+    proposal='core sources mixture shards model optim train score',
     scaling='core model runs sweeps',
     inspect='core view sources clean dedup tokenizer shards mixture',
     dashboard='core view shards stages runs inspect',
     report='core view runs score',
-    journey='core sources clean dedup leakage tokenizer shards mixture model stages runs trainer score report',
+    journey='core sources clean dedup leakage tokenizer shards mixture model stages runs trainer score advice report',
     cli='core view sources clean dedup tokenizer shards convert stages runs trainer sweeps report journey',
 )
 FACE = {'view', 'inspect', 'dashboard', 'sweepboard'}                         # what a notebook shows; widgets inside functions only
