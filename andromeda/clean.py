@@ -158,7 +158,7 @@ def failed(
     row = {k: np.float32(v) for k,v in measured.items() if k != 'language'}
     return [dict(rule=r.name, value=float(v), threshold=float(r.threshold)) for r in rules if r.fails(v := values_of(r.signal, row))]
 
-# %% ../nbs/11_clean.ipynb #11-2c16f62d
+# %% ../nbs/11_clean.ipynb #11-9ff98a51
 def clean(
     documents:Artefact,      # Made by `read_source`
     out:Path,                # Usually home/clean/NAME
@@ -183,8 +183,8 @@ def clean(
         items = {p: dict(part=documents/p, own=own) | dict(rules=rules, cut_lines=cut_lines, spare=how['spare']) for p in parts}
         way = fingerprint(how | dict(version=_VERSION))
         keys = {p: fingerprint([way, documents.manifest['files'][f'{p}/documents.parquet']]) for p in parts}
-        known = _known_parts(out, how, keys)
-        for item in items.values(): item['known'] = known
+        known = _known_files(out, how, keys, documents)
+        for p,item in items.items(): item['known'] = known.get(p, [])
         warm_up()                                      # one process compiles, the others read what it left
         return _total(documents, run(clean_part, items, folder, workers, progress, backend, keys, out).values())
     return build(out, made_by='clean', version=_VERSION, config=how, inputs=dict(documents=documents), make=make)
@@ -197,15 +197,23 @@ def _check(rules, own):
     for name in {name for r in rules for name in signals_of(r.signal)}:
         if name not in SIGNALS and name not in own: raise unknown('signal', name, [*SIGNALS, *own])
 
-_VERSION = 4      # raised when the same documents give other columns
+_VERSION = 5      # raised when the same documents give other columns
 
-def _known_parts(out, how, keys):
-    "Parts of the earlier artefact in `out`, made the same way, that are not taken over whole: some of their documents may still be the same."
+def _known_files(out, how, keys, documents):
+    "For each part that is not taken over whole, the files of the earlier artefact in `out`, made the same way, that hold some of its documents."
     found = open_artefact(out)
-    if not found or found.manifest['version'] != _VERSION or fingerprint(found.config) != fingerprint(how): return []
+    if not found or found.manifest['version'] != _VERSION or fingerprint(found.config) != fingerprint(how): return {}
     old = [Path(f'{p}/documents.parquet') for p,part in read_json(found/'parts.json').items() if keys.get(p) != part['key']]
     files = {p: found.manifest['files'][str(p)] for p in old}
-    return [found/p for p,(size,sha) in files.items() if size < 5e7 and (found/p).exists() and sha256_file(found/p) == sha]      # larger ones would fill the memory
+    files = [found/p for p,(size,sha) in files.items() if size < 5e7 and (found/p).exists() and sha256_file(found/p) == sha]      # larger ones would fill the memory
+    where = {id: f for f in files for id in _ids(f)}
+    kept = read_json(found/'parts.json')
+    new = [p for p,key in keys.items() if p not in kept or kept[p]['key'] != key] if where else []
+    return {p: sorted({where[id] for id in _ids(documents/p/'documents.parquet') if id in where}) for p in new}
+
+def _ids(path):
+    import pyarrow.parquet as pq
+    return pq.read_table(path, columns=['id'], use_threads=False)['id'].to_pylist()
 
 def _total(documents, counts):
     "Counts over the parts. Says where own signals raised; refuses an empty result."
@@ -223,14 +231,14 @@ def _source_of(function):
     except (OSError, TypeError, AttributeError): raise ValueError(f"The signal {function!r} has no source code that could be recorded: "
                                                                   "pass a function that is defined in a file or a notebook.") from None
 
-# %% ../nbs/11_clean.ipynb #11-3f593090
+# %% ../nbs/11_clean.ipynb #11-cc5efe5e
 def clean_part(item:dict, out:Path)->dict:
     "Task for `engine.run`: the documents of one part with signals, failed rules and digest."
     import pyarrow as pa, pyarrow.parquet as pq
     counts,reasons,first,writer = Counter(),Counter(),'',None
     out.mkdir()
     with pq.ParquetFile(item['part']/'documents.parquet') as source:
-        nothing,known = pa.RecordBatch.from_pylist([], source.schema_arrow),_Known(item['known'], source)
+        nothing,known = pa.RecordBatch.from_pylist([], source.schema_arrow),_Known(item['known'])
         for batch in (*(() if source.metadata.num_rows else (nothing,)), *source.iter_batches(500)):
             table = _clean_batch(pa.Table.from_batches([batch]), item, known)
             writer = writer or pq.ParquetWriter(out/'documents.parquet', table.schema, compression='zstd')
@@ -242,11 +250,9 @@ def clean_part(item:dict, out:Path)->dict:
     return {k: counts[k] for k in ('read', 'kept', 'filtered', 'quarantined', 'spared', 'kept_bytes')} | dict(rules=dict(sorted(reasons.items())), first=first)
 
 class _Known:
-    "Documents of an earlier artefact, by id, from those of its files that hold one of this part."
-    def __init__(self, paths:list[Path], part):
+    "Documents of an earlier artefact, by id."
+    def __init__(self, paths:list[Path]):
         import pyarrow as pa, pyarrow.parquet as pq
-        here = set(part.read(['id'])['id'].to_pylist()) if paths else ()
-        paths = [p for p in paths if not here.isdisjoint(pq.read_table(p, columns=['id'], use_threads=False)['id'].to_pylist())]
         self.table = pa.concat_tables([pq.read_table(p, use_threads=False) for p in paths]) if paths else None
         self.place = {id: i for i,id in enumerate(self.table['id'].to_pylist())} if paths else {}
 

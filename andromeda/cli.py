@@ -39,7 +39,7 @@ def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-0b023463
+# %% ../nbs/60_cli.ipynb #60-1347d2cd
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -65,6 +65,8 @@ def _parser():
     wish.add_argument('--fork', type=Path, metavar='NEW', help='a new run in the folder NEW that goes on from a checkpoint of this one')
     p.add_argument('--step', type=int, help='the checkpoint to fork from (default: the newest)')
     p.add_argument('--lr-scale', type=float, metavar='X', help='multiply the learning rate of the recipe by X from now on')
+    p.add_argument('--to', metavar='WRITER', help='carry the records to tensorboard, wandb or trackio')
+    p.add_argument('--follow', action='store_true', help='with --to: go on while it trains')
     p.add_argument('--processes', type=int, default=1, help='with --resume: processes on this machine, usually one for each GPU')
     p = command('sweep', _sweep, 'One recipe varied, each trial a run. Run it again to go on; on another machine, give its folder.')
     p.add_argument('recipe', help='a recipe, as for run (of several, the first); or the folder of a sweep, to go on with it')
@@ -79,8 +81,12 @@ def _parser():
     p.add_argument('--workers', type=int, default=1, help='trials at a time (default: 1)')
     p.add_argument('--worker', type=int, metavar='N', help='be one worker, of this number, in this process')
     p.add_argument('--promote', metavar='NAME', help='write the best trial as the recipe NAME.json in the folder of the sweep')
-    p = command('train', _train, 'Train one run in this process, from wherever it is.')
-    p.add_argument('folder', type=Path, help='the run: a folder with recipe.json')
+    p = command('train', _train, 'Train one run in this process, from wherever it is; or say what it would take.')
+    p.add_argument('folder', type=Path, help='the run: a folder with recipe.json; or a recipe, as for run, with the data under --out')
+    p.add_argument('--plan', action='store_true', help='shapes, memory, tokens, hours and disk, before anything starts')
+    p.add_argument('--devices', type=int, default=1, help='with --plan: how many train together')
+    p.add_argument('--gpu', default='H100', help='with --plan: of which kind')
+    p.add_argument('--out', type=Path, help='with a recipe: folder for everything (default: data/home/RECIPE)')
     p.add_argument('--as-asked', action='store_true', help='obey a pause or stop that was asked for before; default: a new start ends it')
     _model_commands(command)
     p = command('completion', lambda args: print(_completion(parser, args.shell)), 'A script that completes these commands: eval "$(andromeda completion bash)" in ~/.bashrc.')
@@ -141,6 +147,10 @@ def _runs(args):
     if any((args.pause, args.resume, args.stop, args.save, args.fork, args.lr_scale)): return _steer(args, root)
     one = (root/'recipe.json').exists()
     found = [Run(root)] if one else [run for folder in [root, *sorted(p for p in root.glob('**/runs') if p.is_dir())] for run in runs(folder)]
+    if args.to:
+        from andromeda.runs import mirror
+        for run in found: print(f'{run.folder.name}: {mirror(run, args.to, args.follow)} records to {args.to}')
+        return
     if args.json: return _print_json([dict(folder=run.folder, alive=run.alive(), control=run.control) | run.status for run in found])
     print(*found or [f'no runs in {root}'], sep='\n')
 
@@ -179,8 +189,29 @@ def _sweep(args):
 def _train(args):
     from andromeda.journey import train_folder
     from andromeda.runs import Run, control
-    if not args.as_asked and (args.folder/'recipe.json').exists(): control(Run(args.folder), want='run')
-    train_folder(args.folder)
+    from andromeda.stages import NAMED, named_recipes
+    one = (args.folder/'recipe.json').exists()
+    if one: recipes = (Run(args.folder).recipe,)
+    elif args.plan or str(args.folder) in NAMED or args.folder.suffix in ('.toml', '.json'): recipes = named_recipes(str(args.folder))
+    else: return train_folder(args.folder)                   # which says what is missing
+    out = args.folder if one else (args.out or home()/args.folder.stem).absolute()
+    if args.plan:
+        from andromeda.trainer import plan, plan_text
+        return print(*(plan_text(plan(r, out, args.devices, args.gpu)) for r in recipes), sep='\n\n')
+    folders = [args.folder] if one else _made(recipes, out)
+    for folder in folders:
+        if not args.as_asked: control(Run(folder), want='run')
+        train_folder(folder)
+
+def _made(recipes, out):
+    "Folders of the runs of these recipes, their data prepared."
+    from andromeda.journey import prepare
+    from andromeda.runs import create_run
+    made = []
+    for r in recipes:
+        p = prepare(r.corpus, out)
+        made.append(create_run(out/'runs'/r.name, r, p.tiers, p.shards, p.tokenizer).folder)
+    return made
 
 # %% ../nbs/60_cli.ipynb #60-6dc3be7f
 def _data_commands(command):
@@ -262,13 +293,24 @@ def _shards(args):
     rows = [dict(tier=p.tiers[n], source=n) | {f'{s} tokens': a.counts[f'{s}_tokens'] for s in SPLITS} | dict(bytes=sum(f[0] for f in a.manifest['files'].values())) for n,a in p.shards.items()]
     print(table_text(rows, formats=dict(bytes=bytes_text))) if not args.json else _print_json(rows)
 
-# %% ../nbs/60_cli.ipynb #60-b32992ec
+# %% ../nbs/60_cli.ipynb #60-9acaa1ae
 def _model_commands(command):
     "What is done with finished work."
     p = command('export', _export, 'Write the model of a run for other tools: a folder of transformers, or one file of safetensors.')
     p.add_argument('folder', type=Path, help='the run')
     p.add_argument('to', type=Path, help='a new folder, or a new file that ends in .safetensors')
     p.add_argument('--step', type=int, help='the checkpoint (default: the newest)')
+    p = command('eval', _eval, 'Put questions to the model of a run, and say how it stands beside chance: tasks such as piqa or glue, or how its held-out text goes on.')
+    p.add_argument('folder', type=Path, help='the run')
+    p.add_argument('--tasks', type=lambda words: words.split(','), default=[], metavar='A,B', help='tasks or suites (glue, superglue, piqa, unseen, ..); default: no benchmark, but how held-out text of its sources goes on')
+    p.add_argument('--data', type=Path, metavar='FOLDER', help='where the questions are: piqa.jsonl, rte.parquet, piqa.train.jsonl for examples, .. (default: the Hub)')
+    p.add_argument('--shots', type=int, help='examples in front of each question (default: none)')
+    p.add_argument('--limit', type=int, help='no more than so many questions of each task')
+    p.add_argument('--step', type=int, help='the checkpoint (default: the newest)')
+    p.add_argument('--against', type=Path, metavar='RUN', help='another run, to be asked the same and compared question by question')
+    p.add_argument('--harness', type=lambda words: words.split(','), metavar='A,B', help='tasks of lm-evaluation-harness, run by it')
+    p.add_argument('--harness-files', type=Path, metavar='FOLDER', help='with --harness: task files of yours')
+    p.add_argument('--json', action='store_true', help='for machines')
     p = command('report', _report, 'Draw the report of a folder again, and print its summary; of several folders, one report with all beside each other.')
     p.add_argument('folder', type=Path, nargs='+', help='what was given to `andromeda run` as --out')
     p.add_argument('--out', type=Path, metavar='FILE', help='where the report of several goes (default: comparison.html here)')
@@ -284,6 +326,39 @@ def _export(args):
     model = trained_model(run, args.step)
     if args.to.suffix == '.safetensors': print(save_model(model, args.to))
     else: print(to_transformers(model, args.to, run_artefact(run, run.plan['tokenizer'])/'tokenizer.json', END_ID))
+
+def _one_run(folder):
+    from andromeda.runs import Run
+    if not (folder/'recipe.json').exists(): raise ValueError(f"{folder} is not one run: give the folder of the run, as `andromeda runs` names it.")
+    return Run(folder)
+
+def _eval(args):
+    from andromeda.scoreboard import board, duel, score_run, standings
+    from andromeda.tasks import find_tasks
+    from andromeda.view import table_text
+    for what in ('shots', 'limit'):
+        if (n := getattr(args, what)) is not None and n < (what == 'limit'): raise ValueError(f"--{what} is {n}, expected {int(what == 'limit')} or more.")
+    run = _one_run(args.folder)
+    if args.harness: return _eval_harness(args, run)
+    other,tasks = args.against and _one_run(args.against), find_tasks(args.tasks)
+    ask = lambda r, step: score_run(r, tasks, step, args.data, args.shots or 0, args.limit)
+    found = ask(run, args.step)
+    rows = standings(run, found, tasks)
+    pairs = duel(found, ask(other, None)) if other else []
+    if args.json: return _print_json(dict(standings=rows, against=pairs))
+    print(table_text(board(rows)) if rows else 'There is too little held-out text to ask about: name tasks with --tasks.')
+    if pairs: print(f'\n{args.folder} against {args.against}, on the same questions:\n{table_text(pairs)}')
+    for o in found.values():
+        if o.notes.get('looks'): print(f"\nThe test split of {o.task} was looked at {o.notes['looks']} time(s) for this run.")
+
+def _eval_harness(args, run):
+    from andromeda.harness import headline, run_harness
+    from andromeda.runs import run_artefact
+    from andromeda.tokenizer import Encoder
+    from andromeda.trainer import trained_model
+    from andromeda.view import table_text
+    results = run_harness(trained_model(run, args.step), Encoder(run_artefact(run, run.plan['tokenizer'])), args.harness, args.harness_files, args.shots, args.limit)
+    print(table_text(headline(results))) if not args.json else _print_json(results['results'])
 
 def _report(args):
     from andromeda.core import read_json, write_atomic

@@ -61,7 +61,7 @@ class Watched:
     @property
     def samples(self)->list[dict]: return self.logs['samples'].look()
 
-# %% ../nbs/51_dashboard.ipynb #51-f0fbad3d
+# %% ../nbs/51_dashboard.ipynb #51-3a990864
 _COLOURS = dict(running='#009E73', paused='#A67500', finished='#0072B2', failed='#D55E00', killed='#D55E00')
 
 def status_html(
@@ -80,20 +80,20 @@ def status_html(
             left=time_text(s['eta_seconds']) if state == 'running' and s.get('eta_seconds') is not None else None))
         for why in (s.get('alarm'), s.get('message') if state == 'failed' else ''):
             if why: below += f'<p>⚠ {safe(w.name)}: {safe(why, lines=False)}</p>'
-    heads = dict(run='run', state='state', step='step', of='of', done='', left='time left', stage='stage', loss='loss', lr='learning rate', lr_scale='times', norm='gradient norm',
+    heads = dict(run='run', state='state', step='step', of='of', done='', left='time left', stage='stage', loss='loss', lr='learning rate', lr_scale='× rate', norm='gradient norm',
                  speed='tokens/s', mfu='MFU', memory='memory', saved='checkpoint')
     there = {k: v for k,v in heads.items() if k in ('run', 'state', 'step') or any(r[k] is not None for r in rows)}
     return Html(table(rows, there, dict(loss='.3f', lr='.2e', norm='.3f', speed=count_text, mfu='.1%', memory=bytes_text)) + below)
 
-# %% ../nbs/51_dashboard.ipynb #51-54f867bb
+# %% ../nbs/51_dashboard.ipynb #51-348f62f6
 def _points(w, key, x):
     return [(r[x], r[key]) for r in w.metrics]
 
 def _marks(w, x):
-    "Where its stages begin."
-    recipe = w.run.recipe
+    "Where the stages begin that it has reached."
+    recipe,done = w.run.recipe,w.metrics[-1]['step'] if w.metrics else 0
     ends = [0, *stage_ends(recipe)]
-    return [(e*(recipe.step_tokens if x == 'tokens' else 1), s.name) for e,s in zip(ends, recipe.stages)]
+    return [(e*(recipe.step_tokens if x == 'tokens' else 1), s.name) for e,s in zip(ends, recipe.stages) if e < max(done, 1)]
 
 def loss_html(
     watched:list[Watched],
@@ -111,7 +111,7 @@ def charts_html(
     x:str='step',
 )->Html:
     "Held-out bits per byte (by source for one run, over all sources for several), learning rate, gradient norm and speed, beside each other."
-    def chart(points, what, trend=False): return curves({w.name: points(w) for w in watched}, x, what, trend=trend, width=520, height=210)
+    def chart(points, what, trend=False): return curves({w.name: points(w) for w in watched}, x, '', what, trend=trend, width=520, height=210)
     def speed(w): return [(r[x], r['tokens_of_step']/r['seconds'] if r['seconds'] else None) for r in _with_tokens(w)]
     shown = [_bits(watched, x), chart(lambda w: _points(w, 'lr', x), 'learning rate'),
              chart(lambda w: _points(w, 'gradient_norm', x), 'gradient norm', .9), chart(speed, 'tokens per second', .9)]
@@ -130,7 +130,7 @@ def _bits(watched, x):
     else:
         def mean(v): return sum(s['bits_per_byte']*s['bytes'] for s in v.values())/sum(s['bytes'] for s in v.values()) if v else None
         series = {w.name: [(e[x], mean(e['validation'])) for e in w.evals] for w in watched}
-    return curves(series or {'': []}, x, 'bits per byte, held out', width=520, height=210)
+    return curves(series or {'': []}, x, 'bits per byte', 'held-out text', width=520, height=210)
 
 # %% ../nbs/51_dashboard.ipynb #51-914e029e
 def samples_html(
@@ -144,7 +144,7 @@ def samples_html(
                    for r in w.samples if r['step'] == step)
     return Html(f'<div>{rows}</div>' if rows else '<p>Nothing was written yet: a run writes after each stage.</p>')
 
-# %% ../nbs/51_dashboard.ipynb #51-e095d297
+# %% ../nbs/51_dashboard.ipynb #51-955be95a
 class Batches:
     "The documents behind the steps of a run. Raises `ValueError` where the shards, or what they were made from, are gone."
     def __init__(self, run:Run): self.run = run
@@ -181,9 +181,9 @@ def batch_html(
         near = rules[0] if rules else {}
         [text] = batches.shelf.read([d['place']], ['text'])
         link = Html(f'<span data-am="doc {d["place"]}" tabindex="0" style="cursor:pointer;color:var(--am-1, #0072B2)">{safe(d["id"][:12])}</span>')
-        rows.append(dict(id=link, source=d['source'], tier=batches.run.plan['tiers'].get(d['source'], ''), passed=sum(r['room'] >= 0 for r in rules), of=len(rules),
-                         nearest=near.get('rule', ''), value=near.get('value'), line=near.get('line', ''), begins=visible(text['text'][:200], lines=False)[:70]))
-    return table(rows, dict(id='id', source='source', tier='tier', passed='rules passed', of='of', nearest='nearest rule', value='value', line='line', begins='begins'),
+        rows.append(dict(id=link, source=d['source'], tier=batches.run.plan['tiers'].get(d['source'], ''), passed=f"{sum(r['room'] >= 0 for r in rules)} of {len(rules)}",
+                         nearest=near.get('rule', ''), value=near.get('value'), line=near.get('line', ''), begins=visible(text['text'][:200], lines=False)[:60]))
+    return table(rows, dict(id='id', source='source', tier='tier', passed='rules passed', nearest='nearest rule', value='value', line='line', begins='begins'),
                  caption=f'The batch of step {step:,}: {len(rows)} documents')
 
 # %% ../nbs/51_dashboard.ipynb #51-60b132fe
@@ -238,7 +238,7 @@ class _Steering:
 
     def _on_batch(self, told): self.document.value = document_html(self.shown.shelf, int(told['key'].removeprefix('doc ')))
 
-# %% ../nbs/51_dashboard.ipynb #51-a7e53a6a
+# %% ../nbs/51_dashboard.ipynb #51-fba30814
 def _mark(watched):
     "What changes when a run's files do."
     def stat(path): return (s.st_mtime_ns, s.st_size) if (s := os.stat(path) if path.exists() else None) else None
@@ -257,22 +257,22 @@ class Dashboard(_Steering, Panel):
         if not self.watched: raise ValueError("There is no run to watch: start one with `andromeda run`, or create_run and launch of nbs/34_runs.")
         self.every,self.processes,self.seen,self.batches = every,[],None,{}
         self.lock,self.closed = threading.RLock(),threading.Event()
-        narrow,label = dict(width='230px'), dict(description_width='95px')
+        narrow,label = dict(width='230px'), dict(description_width='115px')
         self.run = w.Dropdown(description='run', options=self._names(), layout=narrow, style=dict(description_width='40px'))
-        def button(name, does, tip):
-            made = w.Button(description=name, tooltip=tip, layout=dict(width='112px'))
+        def button(name, icon, does, tip):
+            made = w.Button(description=name, icon=icon, tooltip=tip, layout=dict(width='112px'))
             made.add_class(f'am-{does.__name__.strip("_")}')
             made.on_click(lambda _: self._do(does))
             return made
-        self.start,self.pause = button('▶ run', self._start, 'start, resume, or start again after a stop'),button('⏸ pause', self._pause, 'hold after this step')
-        self.stop,self.save = button('⏹ stop', self._stop, 'save a checkpoint and end the process'),button('checkpoint', self._save, 'save a checkpoint after this step')
-        self.lr_scale = w.FloatLogSlider(1, min=-2, max=1, step=.05, description='learning rate ×', readout_format='.3g', continuous_update=False, layout=dict(width='330px'), style=label)
+        self.start,self.pause = button('run', 'play', self._start, 'start, resume, or start again after a stop'),button('pause', 'pause', self._pause, 'hold after this step')
+        self.stop,self.save = button('stop', 'stop', self._stop, 'save a checkpoint and end the process'),button('checkpoint', 'save', self._save, 'save a checkpoint after this step')
+        self.lr_scale = w.FloatLogSlider(1, min=-2, max=1, step=.05, description='learning rate ×', readout_format='.3g', continuous_update=False, layout=dict(width='340px'), style=label)
         self.fork_name = w.Text(description='fork as', layout=dict(width='230px'), style=dict(description_width='55px'))
-        self.fork_lr = w.BoundedFloatText(1, min=.001, max=1000, description='peak rate ×', layout=dict(width='160px'), style=dict(description_width='75px'))
-        self.fork = button('fork', self._fork, 'a new run that goes on from the newest checkpoint')
+        self.fork_lr = w.BoundedFloatText(1, min=.001, max=1000, description='peak rate ×', layout=dict(width='175px'), style=dict(description_width='90px'))
+        self.fork = button('fork', 'code-fork', self._fork, 'a new run that goes on from the newest checkpoint')
         self.x = w.Dropdown(description='x', options=['step', 'tokens'], layout=dict(width='130px'), style=dict(description_width='20px'))
         self.smooth = w.FloatSlider(.9, min=0, max=.99, step=.01, description='smooth', continuous_update=False, layout=dict(width='260px'), style=dict(description_width='55px'))
-        self.sample = w.SelectionSlider(description='samples of step', options=[('none yet', 0)], layout=dict(width='330px'), style=label)
+        self.sample = w.SelectionSlider(description='samples of step', options=[('none yet', 0)], layout=dict(width='340px'), style=label)
         self.said = w.Label()
         self.status,self.charts,self.samples,self.document = (clickable(Html()) for _ in range(4))
         self.loss,self.batch = clickable(Html(), self._on_curve),clickable(Html(), self._on_batch)

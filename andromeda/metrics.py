@@ -71,7 +71,7 @@ def table_interval(
     low,high = np.quantile(score(drawn), [(1-level)/2, (1+level)/2])
     return min(float(low), float(score(table))), max(float(high), float(score(table)))
 
-# %% ../nbs/40_metrics.ipynb #40-85f33892
+# %% ../nbs/40_metrics.ipynb #40-132b31c0
 _Z = 1.959963984540054     # 95% of a normal distribution lie within so many standard deviations
 
 def share_interval(
@@ -80,7 +80,7 @@ def share_interval(
 )->tuple[float,float]:
     "95% interval of a share (Wilson's)."
     if n < 1: raise ValueError("There is not one item to be sure of.")
-    p,z = right/n,_Z
+    p,z = float(right)/n,_Z
     middle,half = (p+z*z/(2*n))/(1+z*z/n), z/(1+z*z/n)*math.sqrt(p*(1-p)/n+z*z/(4*n*n))
     return max(0., middle-half), min(1., middle+half)
 

@@ -8,15 +8,17 @@ __all__ = ['FAMILIES', 'COMMON', 'CHOICES', 'PRESETS', 'ORIGIN', 'ACTIVATIONS', 
            'init_weights', 'fastest_kernel', 'compile_model', 'mask_tokens', 'objective_loss', 'training_memory',
            'training_hours', 'describe', 'recommend', 'WithHead', 'draw', 'generate']
 
-# %% ../nbs/21_model.ipynb #21-e16e1d01
+# %% ../nbs/21_model.ipynb #21-bc612790
 import math
 from dataclasses import dataclass, fields, replace
 from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from .attention import alibi_bias, attention, rotate, xpos
 from .core import bytes_text, count_text, unknown
+from .loss import PIECE, total_nats
 from .kernels import KERNELS, Choice, Sight, choose, places, usual_kernel
 
 # %% ../nbs/21_model.ipynb #21-005
@@ -288,7 +290,7 @@ def _mix(model, ids_BT, real, cache, documents):
     sight = Sight(T, c.heads, ids_BT.device, c.causal, alibi, documents)
     return KERNELS[model.kernel or usual_kernel(sight)](sight)
 
-# %% ../nbs/21_model.ipynb #21-cd906ebf
+# %% ../nbs/21_model.ipynb #21-6a500c4b
 class LM(nn.Module):
     """A language model: token ids in, scores of tokens out. Equal `config` and `seed`, equal weights.
 
@@ -300,10 +302,11 @@ class LM(nn.Module):
         config:ModelConfig,
         seed:int=0,          # Of the first weights; PyTorch's own random state is left as it was
         kernel:str=None,     # Of attention, one of `KERNELS`, see `fastest_kernel`; None: `usual_kernel`. Can be changed at any time
+        recompute:bool=False,# Whether the backward pass computes each layer anew: a third more time, far less memory. Can be changed, too
     ):
         super().__init__()
         if kernel is not None and kernel not in KERNELS: raise unknown('kernel', kernel, KERNELS)
-        self.kernel,self.config = kernel,config
+        self.kernel,self.recompute,self.config = kernel,recompute,config
         c = config
         d,norm = c.d_model, partial(nn.LayerNorm, c.d_model, eps=c.norm_eps, bias=c.bias)
         with torch.random.fork_rng(devices=[]):
@@ -331,7 +334,9 @@ class LM(nn.Module):
         x_BTC = self._embedded(ids_BT, segments_BT, real_BS, start, documents_BT)
         if c.norm=='post': x_BTC = self.norm(x_BTC)
         look = partial(_look, turns=_places(c, start, T, device, cache.capacity if cache else T), mix=_mix(self, ids_BT, real_BS, cache, documents_BT))
-        for layer,block in enumerate(self.blocks): x_BTC = block(x_BTC, partial(look, keep=partial(cache.add, layer)) if cache else look)
+        for layer,block in enumerate(self.blocks):
+            if self.recompute and torch.is_grad_enabled() and not cache: x_BTC = checkpoint(block, x_BTC, look, use_reentrant=False, preserve_rng_state=False)
+            else: x_BTC = block(x_BTC, partial(look, keep=partial(cache.add, layer)) if cache else look)
         if cache: cache.length += T
         return x_BTC if c.norm=='post' else self.norm(x_BTC)
 
@@ -360,9 +365,18 @@ class LM(nn.Module):
         "Scores of 'the second sentence follows the first' and 'it does not', B2, of a model with `next_sentence`."
         return self.pair(torch.tanh(self.pool(hidden_BTC[:, 0]))).float()
 
-    def forward(self, ids_BT:Tensor, segments_BT=None, real_BT=None, documents_BT=None)->Tensor:
-        "Token ids, int64 below `vocab`, to the scores of tokens: BTV, fp32."
-        return self.logits(self.hidden(ids_BT, segments_BT, real_BT, documents_BT=documents_BT))
+    takes_targets = True                                                        # tells training that it need not ask for scores
+
+    def nats(self, hidden_BTC:Tensor, targets_BT:Tensor, ignore:int=-100)->Tensor:
+        "Sum of `-log p` of the targets, fp32, without their scores in memory: see `total_nats`."
+        bias = None
+        if not self.config.causal: hidden_BTC,bias = self.head_norm(F.gelu(self.head(hidden_BTC))), self.head_bias.weight[:, 0]
+        return total_nats(hidden_BTC.flatten(0, -2), self.embed.weight, targets_BT.flatten(), bias, ignore)
+
+    def forward(self, ids_BT:Tensor, segments_BT=None, real_BT=None, documents_BT=None, targets_BT=None)->Tensor:
+        "Token ids, int64 below `vocab`, to the scores of tokens, BTV, fp32; or, given targets, to their nats, all together."
+        h_BTC = self.hidden(ids_BT, segments_BT, real_BT, documents_BT=documents_BT)
+        return self.logits(h_BTC) if targets_BT is None else self.nats(h_BTC, targets_BT)
 
 # %% ../nbs/21_model.ipynb #21-027
 def _check_ids(ids, T, c):
@@ -440,7 +454,7 @@ def mask_tokens(
     seen = torch.where(fate < .8, mask_id, torch.where(fate < .9, any_token, ids_BT))
     return torch.where(chosen, seen, ids_BT), ids_BT.masked_fill(~chosen, IGNORED)
 
-# %% ../nbs/21_model.ipynb #21-040
+# %% ../nbs/21_model.ipynb #21-937e89bf
 def objective_loss(
     model:LM,
     ids_BT:Tensor,                   # Texts; objective 'next' reads all but the last token of each
@@ -451,12 +465,12 @@ def objective_loss(
     "The loss of the model's own objective."
     if model.config.causal:
         inputs,targets = ids_BT[:, :-1], ids_BT[:, 1:]
-        return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), ignore_index=ignore)
+        return model.nats(model.hidden(inputs), targets, ignore)/(targets != ignore).sum()
     if mask_id is None or generator is None:
         raise ValueError("Objective 'masked' needs mask_id, the tokenizer's mask token, and a generator to draw the masks from.")
     inputs,targets = mask_tokens(ids_BT, mask_id, model.config.vocab, generator)
     asked = targets != IGNORED
-    return F.cross_entropy(model.logits(model.hidden(inputs)[asked]), targets[asked])  # scores only where one is asked for
+    return model.nats(model.hidden(inputs)[asked], targets[asked])/asked.sum()  # scores only where one is asked for
 
 # %% ../nbs/21_model.ipynb #21-045
 def training_memory(

@@ -217,6 +217,23 @@ def _comparisons(result:dict)->str:
     formats = dict(model_bits_per_byte=BITS, baseline_bits_per_byte=BITS, difference='+'+BITS)
     return _element('div.wide', table(rows, heads, formats, most=len(rows))) if rows else ''
 
+# %% ../nbs/53_report.ipynb #53-f03255d0
+def _questions(result:dict)->str:
+    "How each model stands on questions, and the models against each other."
+    found = result.get('questions') or {}
+    rows = [r | dict(interval=f"{r['low']:{BITS}} to {r['high']:{BITS}}", says=_element('span.yes' if r['says'] == 'above chance' else 'span.no', r['says']) if r['says'] != '-' else None)
+            for r in found.get('standings') or []]
+    if not rows: return ''
+    heads = dict(model='Model', task='Questions', measure='Measure', score='Score', interval='95% interval', n='Questions', random='By chance', constant='Best constant answer', centred='Centred', says='')
+    if any(r.get('clean') or r.get('dirty') for r in rows):
+        rows = [r | {k: f"{r[k]['score']:{BITS}} (n={r[k]['n']:,})" if r.get(k) else None for k in ('clean', 'dirty')} for r in rows]
+        heads |= dict(clean='Not in the training text', dirty='In the training text')
+    number = dict.fromkeys(('score', 'random', 'constant', 'centred'), BITS)
+    pairs = found.get('duels') or []
+    beside = _element('h3', 'Against each other, on the same questions') + _element('div.wide', table(pairs, dict(model='Model', other='Against', task='Questions', measure='Measure', gain='Gain', low='From', high='To', says=''),
+                                                                                   dict.fromkeys(('gain', 'low', 'high'), '+'+BITS), most=len(pairs))) if pairs else ''
+    return _element('div.wide', table(rows, heads, number, most=len(rows))) + beside
+
 # %% ../nbs/53_report.ipynb #53-8d4aa663
 def _advice(result:dict)->str:
     "For each model the one thing to change next, what it rests on, and how sure it is."
@@ -345,7 +362,7 @@ def _settings(result:dict)->str:
     rows = [{('setting',): r['setting']} | {n: '' if v is None else str(v) for n,v in r.items() if n != 'setting'} for r in result.get('differences') or []]
     return _element('div.wide', table(rows, {k: 'Setting' if k == ('setting',) else k for k in rows[0]}, most=len(rows))) if rows else ''
 
-# %% ../nbs/53_report.ipynb #53-c4b93b33
+# %% ../nbs/53_report.ipynb #53-a6db9931
 _THEME = """
 :root {color-scheme:light dark; --bg:#fff; --fg:#1b1f24; --soft:#59616b; --box:#f3f4f6; --line:#cfd4da; --yes:#006b4b;
   --no:#a63c00}
@@ -394,7 +411,7 @@ pre {background:var(--box); border:1px solid var(--line); border-radius:4px; pad
 """
 
 _PARTS = [('settings', 'What differs', _settings), ('training', 'Training', _training), ('stages', 'After each stage', _stages), ('test', 'Final test', _test),
-          ('comparisons', 'Every comparison', _comparisons), ('advice', 'What to change next', _advice), ('data', 'What became of the text', _ledger),
+          ('comparisons', 'Every comparison', _comparisons), ('questions', 'Questions', _questions), ('advice', 'What to change next', _advice), ('data', 'What became of the text', _ledger),
           ('mixture', 'What each stage read', _mixture), ('samples', 'Samples', _samples), ('lineage', 'Lineage', _lineage),
           ('run', 'How it was run', _run)]
 
@@ -420,7 +437,7 @@ def render(
             f'<title>{title} · Andromeda</title>\n<style>{_THEME}</style></head>\n'
             f'<body>\n<header>{_head(result)}\n<nav>{links}</nav></header>\n{body}\n{last}</body></html>\n')
 
-# %% ../nbs/53_report.ipynb #53-051
+# %% ../nbs/53_report.ipynb #53-1d350ded
 def summary_text(
     result:dict,   # What a run leaves in report.json; any part may be missing
 )->str:            # Lines for a terminal
@@ -434,6 +451,8 @@ def summary_text(
         heads = {('name',): '', ('is',): ''} | {tier: tier for tier in [*dict.fromkeys(tiers.values()), 'all']}
         out += ['', 'Test, bits per byte (fewer is better)', table_text(rows, heads, dict.fromkeys(heads, BITS))]
     out += ['', *map(line, verdict(result))]
+    if standings := (result.get('questions') or {}).get('standings'):
+        out += ['', 'Questions', table_text(standings, dict(model='', task='', measure='', score='score', low='from', high='to', random='chance', n='n', says=''), dict.fromkeys(('score', 'low', 'high', 'random'), BITS))]
     out += [f'Note: {line(note)}' for note in result.get('notes') or ()]
     if result.get('timing'): out += ['', f"This call took {time_text(sum(result['timing'].values()))}."]
     if result.get('files'):

@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['SIMPLE', 'PROMPTS', 'RUNGS', 'TIER_SHARES', 'HUB', 'NAMED', 'Corpus', 'Stage', 'Recipe', 'recipe_to_dict',
            'recipe_from_dict', 'toml_text', 'save_recipe', 'stage_weights', 'portions', 'recipe_mixture', 'recipe_rate',
-           'train_stages', 'stage_ends', 'tiny', 'small', 'hub_corpus', 'named_recipes']
+           'model_config', 'train_stages', 'stage_ends', 'measure_steps', 'measured', 'shown', 'find_rate',
+           'suggest_rate', 'tiny', 'small', 'hub_corpus', 'named_recipes']
 
-# %% ../nbs/33_stages.ipynb #33-a0883e6a
-import dataclasses, json, re, sys
+# %% ../nbs/33_stages.ipynb #33-2ebfa312
+import dataclasses, json, re, sys, time
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .core import plain, safe_name, unknown, write_atomic
+from .core import plain, safe_name, time_text, unknown, write_atomic
 from .mixture import PACKED, Ahead, Mixture, Portion, mix_table
 from .tokenizer import padded_vocab
 
-# %% ../nbs/33_stages.ipynb #33-e9d629f7
+# %% ../nbs/33_stages.ipynb #33-67e3605e
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     "Which text, and how it becomes tokens."
@@ -72,6 +73,7 @@ class Recipe:
     spike:float|None = None     # Nats above the median of the last steps from which a loss is a spike: go back, leave its batch out; None: train on
     threads:int = 1             # Of the training process on a CPU; another number gives slightly different sums
     checkpoint_every:int = 500  # Steps
+    measure_every:int|None = None   # Tokens between measurements within a stage; None: at the end of each stage only
     evaluation_bytes:int = 60_000   # Of validation text by source after each stage, and of test text at the end
     prompts:tuple[str,...] = ()     # Continued after each stage
     sample_tokens:int = 60      # Length of a continuation
@@ -87,7 +89,7 @@ class Recipe:
             from andromeda.model import COMPILED, KERNELS      # loads torch, which the command does not need to start
             for what,options in (('kernel', KERNELS), ('compile', COMPILED)):
                 if getattr(self, what) not in (None, *options): raise unknown(f'{what} in recipe {self.name!r}', getattr(self, what), options)
-        for what in ('micro_batch', 'spike'):
+        for what in ('micro_batch', 'spike', 'measure_every'):
             if getattr(self, what) is not None and getattr(self, what) <= 0: raise ValueError(f"Recipe {self.name!r}: {what} is {getattr(self, what)}, expected more than 0, or none.")
         if not 0 < self.corpus.held_out < .5: raise ValueError(f"Recipe {self.name!r}: held_out is {self.corpus.held_out}, expected a share above 0 and below 0.5.")
         if not self.stages: raise ValueError(f"Recipe {self.name!r} has no stages.")
@@ -227,7 +229,16 @@ def recipe_rate(
         return learning_rate(step, steps[stage], one.peak_lr, one.warmup_tokens//recipe.step_tokens, one.final_lr_share, one.schedule)
     return learning_rate(sum(steps[:stage])+step, sum(steps), one.peak_lr, first.warmup_tokens//recipe.step_tokens, first.final_lr_share, first.schedule)
 
-# %% ../nbs/33_stages.ipynb #33-2f449ba0
+# %% ../nbs/33_stages.ipynb #33-e20bd32e
+def model_config(recipe:Recipe):
+    """The `ModelConfig` that a recipe trains. Raises `ValueError` for an unknown preset.
+
+    A model of hidden tokens gets one id more than there are tokens: `corpus.vocab` stands for what is hidden, and no text holds it.
+    """
+    from andromeda.model import preset
+    model = preset(recipe.model)
+    return replace(model, vocab=recipe.corpus.rows if model.causal else padded_vocab(recipe.corpus.vocab+1), max_len=recipe.length)
+
 def train_stages(
     recipe:Recipe,
     model,            # A `torch.nn.Module`
@@ -238,16 +249,20 @@ def train_stages(
     lr_scale:Callable[[],float]=lambda: 1.,     # Asked at each step: what the learning rate is multiplied by
 )->Iterator[dict]:    # Records of `train`, with stage; step and tokens count from the beginning
     "Trains from step `done` to the end of the last stage; a stage may be left and entered at any step."
-    from andromeda.train import processes, rank, train
+    from andromeda.train import masked_rows, masked_token, next_token, processes, rank, train
     if recipe.batch % processes():
         raise ValueError(f"A batch of {recipe.batch} sequences cannot be shared evenly by {processes()} processes: change one of the two.")
-    before = 0
+    before,causal = 0,model_config(recipe).causal
+    if not causal and recipe.packed == 'within':
+        raise ValueError(f"Recipe {recipe.name!r} packs documents 'within', which {recipe.model} cannot yet read: take packed = \"across\".")
     for i,(stage,steps) in enumerate(zip(recipe.stages, recipe.stage_steps())):
         if done < before+steps:
             rate = lambda step: lr_scale()*recipe_rate(recipe, i, step)
             left_out = {s-before for s in passed_over}
-            with Ahead(lambda step: mixture.batch_at(i, step, rank(), processes()), steps) as rows:
-                for r in train(model, optimizer, rows, steps, rate, max(done-before, 0), recipe.clip, micro_batch=recipe.micro_batch,
+            whole = lambda step: mixture.batch_at(i, step, rank(), processes())
+            hidden = lambda step: masked_rows(whole(step), recipe.corpus.vocab, recipe.corpus.vocab, (recipe.seed, i, step), rank()*recipe.batch//processes())
+            with Ahead(whole if causal else hidden, steps) as rows:
+                for r in train(model, optimizer, rows, steps, rate, max(done-before, 0), recipe.clip, next_token if causal else masked_token, recipe.micro_batch,
                                precision=recipe.precision, passed_over=left_out, seed=recipe.seed+i):
                     yield r | dict(step=before+r['step'], stage=stage.name, tokens=(before+r['step'])*recipe.step_tokens)
         before += steps
@@ -257,6 +272,83 @@ def stage_ends(recipe:Recipe)->dict[int,str]:
     ends,step = {},0
     for stage,steps in zip(recipe.stages, recipe.stage_steps()): ends[step := step+steps] = stage.name
     return ends
+
+def measure_steps(recipe:Recipe)->dict[int,str]:
+    "The stage by the step, since the beginning, after which it is measured: the ends, and about every `measure_every` tokens."
+    found,before = {},0
+    for end,name in stage_ends(recipe).items():
+        every = max(1, round(recipe.measure_every/recipe.step_tokens)) if recipe.measure_every else end
+        found |= {step: name for step in range(before//every*every+every, end, every)} | {end: name}
+        before = end
+    return found
+
+# %% ../nbs/33_stages.ipynb #33-9797d7ff
+def measured(
+    records:Iterator[dict],                              # Of `train_stages`
+    model,
+    functions:dict[str,Callable[[object,int],dict]],     # By name: (model, step) to what it says
+    every:int,                                           # Tokens
+    before:int=0,                                        # Tokens that were seen already
+)->Iterator[dict]:                                       # The records; some with `measured`, by name what the functions said
+    "Calls the functions about every so many tokens, between two steps."
+    for r in records:
+        if r['tokens']//every > before//every:
+            r = r | dict(measured={name: f(model, r['step']) for name,f in functions.items()})
+            model.train()
+        before = r['tokens']
+        yield r
+
+def shown(
+    records:Iterator[dict],   # Of `train_stages`
+    steps:int,                # There are
+    out=None,                 # Where to; None: stderr
+)->Iterator[dict]:
+    "The records, with a line of progress that is written over itself twice a second, in a notebook or a terminal."
+    out,began,last,first = out or sys.stderr,time.monotonic(),0.,None
+    try:
+        for r in records:
+            now,first = time.monotonic(),r['step']-1 if first is None else first
+            if now-last > .5 or r['step'] == steps:
+                left = (now-began)/(r['step']-first)*(steps-r['step'])
+                loss = 'skipped' if r['loss'] is None else f"loss {r['loss']:.3f}"
+                out.write(f"\r[{'#'*(20*r['step']//steps):20}] {r['step']:,} of {steps:,}, stage {r.get('stage', '')}, {loss}, {time_text(left)} left   ")
+                out.flush()
+                last = now
+            yield r
+    finally: out.write('\n')
+
+# %% ../nbs/33_stages.ipynb #33-571bd543
+def find_rate(
+    recipe:Recipe,
+    mixture:Mixture,     # See `recipe_mixture`; the first batches of its first stage are read
+    low:float=1e-5,
+    high:float=1.,
+    steps:int=60,
+)->list[dict]:           # lr, loss, smooth
+    "Losses while the learning rate climbs from `low` towards `high`; ends early where the loss has risen far above its lowest, or is no number."
+    from andromeda.model import LM
+    from andromeda.optim import make_optimizer
+    from andromeda.train import masked_rows, masked_token, next_token, train
+    if not 0 < low < high or steps < 10: raise ValueError(f"A search from {low} to {high} in {steps} steps: low must be above 0, high above low, and steps 10 or more.")
+    config,n = model_config(recipe),mixture.steps(0)
+    model = LM(config, seed=recipe.seed, kernel=recipe.kernel)
+    optimizer = make_optimizer(model, high, recipe.betas, weight_decay=recipe.weight_decay, name=recipe.optimizer)
+    ids = lambda step: mixture.batch_at(0, step % n)
+    batch_at = ids if config.causal else lambda step: masked_rows(ids(step), recipe.corpus.vocab, recipe.corpus.vocab, (recipe.seed, 0, step))
+    found,smooth = [],0.
+    for r in train(model, optimizer, batch_at, steps, lambda step: low*(high/low)**(step/(steps-1)), clip=recipe.clip, precision=recipe.precision,
+                   objective=next_token if config.causal else masked_token, micro_batch=recipe.micro_batch, seed=recipe.seed):
+        if r['loss'] is None: break
+        smooth = .9*smooth + .1*r['loss']
+        found.append(dict(lr=r['lr'], loss=r['loss'], smooth=smooth/(1-.9**r['step'])))
+        if found[-1]['smooth'] > min(f['smooth'] for f in found) + 1: break
+    return found
+
+def suggest_rate(
+    found:list[dict],  # See `find_rate`
+)->float:
+    "A third of the learning rate at which the smoothed loss was lowest."
+    return min(found, key=lambda f: f['smooth'])['lr']/3
 
 # %% ../nbs/33_stages.ipynb #33-05dfe6f0
 PROMPTS = ('The function returns', 'class Queue:\n    def ', '### Instruction\nWrite the Python function `mean`')

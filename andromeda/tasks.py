@@ -37,7 +37,7 @@ class Task:
     texts:tuple[str,...] = ()                      # Fields that a head reads: one or two
     suite:str = ''
 
-# %% ../nbs/41_tasks.ipynb #41-bfef95fe
+# %% ../nbs/41_tasks.ipynb #41-cf0664b4
 @dataclass(frozen=True)
 class Item:
     "One question of a task."
@@ -58,13 +58,13 @@ def make_items(
     task:Task,
     records:Iterable[dict],
 )->list[Item]:
-    "The questions of `records`, in order; the id is the record's `id` or `idx`, else its number. Raises `ValueError` for a record that cannot be asked."
+    "The questions of `records`, in order; the id is the record's `id` or `idx`, else its number from 1, as in nbs/13_leakage. Raises `ValueError` for a record that cannot be asked."
     out,seen = [],set()
     for n,r in enumerate(records):
         try: asked = task.ask(r)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
             raise ValueError(f"Record {n} of {task.name} cannot be asked ({type(e).__name__}: {e}): is it of the split {task.split!r}, and of this task?") from e
-        id = _id(r, n)
+        id = _id(r, n+1)
         id = id if id not in seen else f'{id}#{n}'
         seen.add(id)
         out.append(Item(id, tuple(asked) if isinstance(asked, (list, tuple)) else (asked,), r))

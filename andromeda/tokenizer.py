@@ -110,7 +110,7 @@ def sample_texts(
                 quota,left = quota-size,left-size
                 yield text
 
-# %% ../nbs/14_tokenizer.ipynb #14-450748fc
+# %% ../nbs/14_tokenizer.ipynb #14-bd01672f
 def build_tokenizer(
     out:Path,                    # Usually home/tokenizer
     texts:Iterable[str],         # Documents of the training split; read only if the artefact has to be made
@@ -131,7 +131,7 @@ def keep_tokenizer(
     file:Path,       # A tokenizer.json, or a folder with one
     most:int,        # Tokens that it may have
 )->Artefact:         # counts: vocab
-    "A tokenizer that is there already, as an artefact: the same whatever text comes or goes. Raises `ValueError` if it has more tokens, or no end-of-text with id 0."
+    "A tokenizer that is there already, as an artefact: the same whatever text comes or goes. Raises `ValueError` if it has more tokens, is not byte-level, or has no end-of-text with id 0."
     file = Path(file) if Path(file).suffix == '.json' else Path(file)/'tokenizer.json'
     def make(folder):
         shutil.copyfile(file, folder/'tokenizer.json')
@@ -140,6 +140,7 @@ def keep_tokenizer(
             raise ValueError(f"The tokenizer {file} has {tokens:,} tokens, and {most:,} are asked for: set vocab = {tokens} in the corpus.")
         if found.token_to_id(END_OF_TEXT) != END_ID:
             raise ValueError(f"In {file}, {END_OF_TEXT!r} has the id {found.token_to_id(END_OF_TEXT)}, expected {END_ID}: it cannot end documents here. Train one instead.")
+        token_bytes(found)
         return dict(vocab=tokens)
     load_tokenizer(file)
     return build(out, made_by='tokenizer', version=2, config=dict(file=sha256_file(file)), make=make)

@@ -442,7 +442,7 @@ def marked(
         out.append(part if shown else f'<mark style="background:#D55E0066;color:inherit">{part}</mark>')
     return Html(''.join(out))
 
-# %% ../nbs/01_view.ipynb #01-0a57450f
+# %% ../nbs/01_view.ipynb #01-61c1467a
 _CLICKS = """
 const TAGS = new Set(('b br caption circle code del details div em figcaption figure h3 h4 i ins li mark ol p path pre rect small span strong sub sup '
   + 'summary svg table tbody td text th thead title tr ul').split(' '));
@@ -460,7 +460,9 @@ function clean(html) {
 export default { render({ model, el }) {
   const box = document.createElement('div');
   box.className = 'am-clicks';
+  let held = false, late = false;                // nothing is redrawn between press and release: the click would be lost
   const draw = () => {
+    if ((late = held)) return;
     const open = [...box.querySelectorAll('details')].map(d => d.open);
     box.replaceChildren(...clean(model.get('value')));
     box.querySelectorAll('details').forEach((d, i) => { if (open[i]) d.open = true; });
@@ -474,6 +476,7 @@ export default { render({ model, el }) {
       model.send({ x: Math.min(Math.max(x, low), high), chart: chart.getAttribute('aria-label') });
     }
   };
+  box.addEventListener('pointerdown', () => { held = true; window.addEventListener('pointerup', () => setTimeout(() => { held = false; if (late) draw(); }), { once: true }); });
   box.addEventListener('click', tell);
   box.addEventListener('keydown', e => { if (e.key === 'Enter' && e.target.dataset.am) tell(e); });
   model.on('change:value', draw);
@@ -491,6 +494,7 @@ _LOOK = """
 .am-clicks pre {font-size:12px; line-height:1.4; word-break:normal}
 .am-clicks [data-am]:hover {outline:1px solid currentColor}
 .am-clicks svg[data-am-x] {cursor:crosshair}
+[data-jp-theme-light="false"] .am-clicks {--am-1:#56b4e9; --am-2:#f08445; --am-3:#2cc295; --am-4:#d98cba; --am-5:#d9ac3c; --am-6:#a0a6ad}
 """
 
 @functools.lru_cache(1)

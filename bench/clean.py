@@ -250,6 +250,8 @@ def hostile(folder):
 MORE = '''
 import json, sys, time
 from pathlib import Path
+import pyarrow, pyarrow.compute, pyarrow.parquet
+pyarrow.array(['loads pandas'])
 from andromeda.clean import clean
 from andromeda.core import open_artefact
 from andromeda.signals import warm_up
@@ -265,7 +267,7 @@ def more(folder):
 
 
 def one_percent(folder, mb):
-    "One file in a hundred comes to a source that was cleaned."
+    "One file in a hundred comes to a source that was cleaned; CPU seconds after imports."
     folder.mkdir()
     from andromeda.sources import Source, read_source
     rows = corpus(folder, 8)

@@ -127,3 +127,31 @@ def test_reports_of_several_folders_are_drawn_beside_each_other(tmp_path, capsys
     page = (tmp_path/'both.html').read_text()
     assert code == 0 and 'a: tiny' in out and all(x in page for x in ('b: tiny', 'What differs', 'seed', '97', '98'))
     assert said(capsys, 'report', tmp_path)[0] == 2
+
+
+def test_a_run_is_asked_questions(road, capsys, tmp_path):
+    "Held-out text without a task; a task from a file, also with examples; two runs against each other; and a harness's task gives the same figure."
+    out = road[4]
+    if not (run := __import__('pathlib').Path(out)/'runs'/'notes').exists(): said(capsys, 'run', *road)
+    rows = json.loads(said(capsys, 'eval', run, '--json', '--limit', 20)[1])['standings']
+    assert [r['measure'] for r in rows] == ['accuracy', 'bits_per_byte'] and rows[0]['task'].endswith('notes') and rows[0]['random'] == .25
+    questions = [dict(goal=f'see the {w}', sol1='look at the king', sol2='noon', label=i%2) for i,w in enumerate(['ship', 'cat', 'king', 'rain']*2)]
+    for name in ('piqa.jsonl', 'piqa.train.jsonl'): (tmp_path/name).write_text('\n'.join(map(json.dumps, questions)))
+    code,text,_ = said(capsys, 'eval', run, '--tasks', 'piqa', '--data', tmp_path, '--shots', 2, '--against', run)
+    assert code == 0 and 'at chance' in text and 'no difference shown' in text
+    code,_,err = said(capsys, 'eval', run, '--tasks', 'pica', '--data', tmp_path)
+    assert code == 2 and "Did you mean 'piqa'" in err
+    pytest.importorskip('lm_eval', reason="the command runs lm-evaluation-harness")
+    [row,*_] = json.loads(said(capsys, 'eval', run, '--tasks', 'piqa', '--data', tmp_path, '--json')[1])['standings']
+    (tmp_path/'mine.yaml').write_text(f"""task: mine
+dataset_path: json
+dataset_kwargs: {{data_files: {{validation: {tmp_path/'piqa.jsonl'}}}}}
+validation_split: validation
+output_type: multiple_choice
+doc_to_text: "Question: {{{{goal}}}}\\nAnswer:"
+doc_to_target: label
+doc_to_choice: "{{{{[sol1, sol2]}}}}"
+metric_list: [{{metric: acc}}]
+""")
+    theirs = json.loads(said(capsys, 'eval', run, '--harness', 'mine', '--harness-files', tmp_path, '--json')[1])
+    assert theirs['mine']['acc,none'] == pytest.approx(row['score'])

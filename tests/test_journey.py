@@ -22,7 +22,7 @@ from andromeda.core import damage, open_artefact
 from andromeda.dedup import account
 from andromeda.shards import SPLITS, Shards
 from andromeda.sources import read_rows
-from andromeda.stages import Corpus, Recipe, Stage, recipe_to_dict
+from andromeda.stages import Corpus, Recipe, Stage, recipe_from_dict, recipe_to_dict
 
 
 def toy():
@@ -60,6 +60,9 @@ def test_the_report_holds_what_was_promised(undisturbed):
         assert m['tokens'] == 3*12*4*32
     tiers = len(set(result['tiers'].values()))
     assert len(result['comparisons']) == 2*4*2*tiers                  # models, baselines, splits, tiers
+    asked = result['questions']
+    assert {r['model'] for r in asked['standings']} == {'palm-tiny', 'mpt-tiny'} and all(r['says'] in ('at chance', 'above chance', '-') for r in asked['standings'])
+    assert {(r['model'], r['other'], r['measure']) for r in asked['duels']} == {('palm-tiny', 'mpt-tiny', 'accuracy'), ('palm-tiny', 'mpt-tiny', 'bits_per_byte')}
     html = (undisturbed/'out'/'report.html').read_text()
     assert html.startswith('<!doctype html>') or html.startswith('<!DOCTYPE html>')
     assert 'http://' not in html.replace('http://www.w3.org', '') and 'src=' not in html
@@ -281,3 +284,16 @@ def test_the_tokenizer_reads_the_training_split_by_tier(undisturbed):
     assert {split[t] for t in read} == {'train'}
     size = {n: sum(len(t.encode()) for t in read if source[t] == n) for n in tiers}
     assert sum(size.values()) >= 1e5 and all(size[n] >= share*1e5 for n,share in dict(manuals=.5, stdlib=.3, pairs=.2).items())
+
+
+def test_a_recipe_with_a_kept_tokenizer_is_saved_and_read(tmp_path):
+    "And a tokenizer that does not fit it is refused with the way out."
+    recipe = toy()[0]
+    kept = replace(recipe, packed='within', corpus=replace(recipe.corpus, tokenizer='tokenizer.json', tokenizer_weight=dict(high=1., medium=1., low=2.)))
+    held = json.loads(json.dumps(recipe_to_dict(kept)))
+    assert recipe_from_dict(held) == kept and kept.corpus.rows == 384
+    held['corpus']['tokenizer'] = 3
+    with pytest.raises(ValueError, match='tokenizer of a Corpus is 3'): recipe_from_dict(held)
+    with pytest.raises(ValueError, match="Did you mean 'within'"): replace(recipe, packed='withn')
+    add,go = grown_corpus(tmp_path)
+    with pytest.raises(ValueError, match='There is no tokenizer in'): go('out', tmp_path/'none.json')

@@ -10,7 +10,7 @@ import torch
 
 from andromeda import likelihood
 from andromeda.adapters import Question
-from andromeda.convert import save_model
+from andromeda.checkpoint import save_checkpoint
 from andromeda.likelihood import Cut, cut, likelihoods
 from andromeda.model import LM, preset
 from andromeda.tokenizer import END_ID, Encoder, train_tokenizer
@@ -131,7 +131,7 @@ def test_a_model_is_left_as_it_was_and_no_questions_are_no_error():
 
 def test_first_score_without_network_and_heavy_libraries(encoder, tmp_path):
     "With every socket refused: a model, its tokenizer and a file of questions to a figure, and neither transformers nor datasets is loaded."
-    save_model(model('mpt'), tmp_path/'model.safetensors')
+    save_checkpoint(tmp_path, 1, dict(model=model('mpt').state_dict()), dict(step=1))
     encoder.tokenizer.save(str(tmp_path/'tokenizer.json'))
     (tmp_path/'piqa.jsonl').write_text('\n'.join(json.dumps(dict(goal='go', sol1='the water', sol2='yes', label=i%2)) for i in range(6)))
     code = f'''
@@ -141,12 +141,15 @@ class Refused(socket.socket):
     def __init__(self, *a, **k): refuse()
 socket.socket = Refused; socket.create_connection = refuse; socket.getaddrinfo = refuse
 from pathlib import Path
-from andromeda.convert import load_model
+from andromeda.checkpoint import load_checkpoint, newest_checkpoint
+from andromeda.model import LM, preset
 from andromeda.tasks import TASKS, ask_model, measure, read_task
 from andromeda.tokenizer import Encoder
 task = TASKS['piqa']
-print(measure(ask_model(load_model(Path({str(tmp_path/"model.safetensors")!r})), Encoder(Path({str(tmp_path/"tokenizer.json")!r})), task, read_task(task, Path({str(tmp_path/"piqa.jsonl")!r}))), 'accuracy'))
-heavy = {{'transformers', 'datasets', 'lm_eval', 'sklearn', 'scipy', 'pandas', 'evaluate', 'requests', 'httpx'}} & set(sys.modules)
+model = LM(preset('mpt-tiny', vocab=384, max_len=48, layers=2))
+model.load_state_dict(load_checkpoint(newest_checkpoint(Path({str(tmp_path)!r})))[0]['model'])
+print(measure(ask_model(model, Encoder(Path({str(tmp_path/"tokenizer.json")!r})), task, read_task(task, Path({str(tmp_path/"piqa.jsonl")!r}))), 'accuracy'))
+heavy = {{'transformers', 'datasets', 'lm_eval', 'sklearn', 'pandas', 'evaluate', 'requests', 'httpx'}} & set(sys.modules)
 assert not heavy, heavy
 '''
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
