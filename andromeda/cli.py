@@ -13,7 +13,7 @@ from pathlib import Path
 from . import __version__
 from .core import home, unknown
 
-# %% ../nbs/60_cli.ipynb #60-f1b44cdb
+# %% ../nbs/60_cli.ipynb #60-0e788f4a
 def main(
     argv:list[str]|None=None,  # Words after the command; default: those of this process
 )->None:
@@ -32,14 +32,14 @@ def run_command(argv:list[str])->int:
         if e.errno == errno.ENOSPC: return _say(f"The disk is full: {e}. What is finished is kept; make room and run the same command again to go on.", 2)
         if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM): return _say(f"Cannot write there: {e}. Choose a folder of yours with --out.", 2)
         return _say(f"A file operation failed: {e}. Run the same command again to go on.", 2)
-    except (RuntimeError, FloatingPointError) as e: return _say(str(e), 1)
+    except (RuntimeError, FloatingPointError, MemoryError) as e: return _say(str(e), 1)
     except KeyboardInterrupt: return _say('Stopped. Run the same command again to go on.', 130)
 
 def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-1347d2cd
+# %% ../nbs/60_cli.ipynb #60-b1ea585b
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -143,8 +143,9 @@ def _print_json(value): print(json.dumps(value, indent=1, ensure_ascii=False, de
 def _runs(args):
     from andromeda.runs import Run, runs
     root = args.folder or home()
-    if not root.exists(): raise ValueError(f"There is no folder {root}: give the --out folder of an `andromeda run`.")
-    if any((args.pause, args.resume, args.stop, args.save, args.fork, args.lr_scale)): return _steer(args, root)
+    if not root.is_dir(): raise ValueError(f"There is no folder {root}: give the --out folder of an `andromeda run`.")
+    if args.processes < 1: raise ValueError(f"--processes is {args.processes}, expected 1 or more.")
+    if any((args.pause, args.resume, args.stop, args.save, args.fork)) or args.lr_scale is not None: return _steer(args, root)
     one = (root/'recipe.json').exists()
     found = [Run(root)] if one else [run for folder in [root, *sorted(p for p in root.glob('**/runs') if p.is_dir())] for run in runs(folder)]
     if args.to:
@@ -156,9 +157,8 @@ def _runs(args):
 
 def _steer(args, folder):
     "Ask something of one run."
-    from andromeda.runs import Run, control, fork_run, launch
-    if not (folder/'recipe.json').exists(): raise ValueError(f"{folder} is not one run: give the folder of the run, as `andromeda runs` names it.")
-    run = Run(folder)
+    from andromeda.runs import control, fork_run, launch
+    run = _one_run(folder)
     if args.fork: return print(fork_run(run, args.fork.absolute(), args.step))
     want = 'pause' if args.pause else 'stop' if args.stop else 'run' if args.resume else None
     control(run, want, args.lr_scale, args.save)
@@ -293,7 +293,7 @@ def _shards(args):
     rows = [dict(tier=p.tiers[n], source=n) | {f'{s} tokens': a.counts[f'{s}_tokens'] for s in SPLITS} | dict(bytes=sum(f[0] for f in a.manifest['files'].values())) for n,a in p.shards.items()]
     print(table_text(rows, formats=dict(bytes=bytes_text))) if not args.json else _print_json(rows)
 
-# %% ../nbs/60_cli.ipynb #60-9acaa1ae
+# %% ../nbs/60_cli.ipynb #60-6e853498
 def _model_commands(command):
     "What is done with finished work."
     p = command('export', _export, 'Write the model of a run for other tools: a folder of transformers, or one file of safetensors.')
@@ -318,11 +318,10 @@ def _model_commands(command):
 
 def _export(args):
     from andromeda.convert import save_model, to_transformers
-    from andromeda.runs import Run, run_artefact
+    from andromeda.runs import run_artefact
     from andromeda.tokenizer import END_ID
     from andromeda.trainer import trained_model
-    if not (args.folder/'recipe.json').exists(): raise ValueError(f"{args.folder} is not one run: give the folder of the run, as `andromeda runs` names it.")
-    run = Run(args.folder)
+    run = _one_run(args.folder)
     model = trained_model(run, args.step)
     if args.to.suffix == '.safetensors': print(save_model(model, args.to))
     else: print(to_transformers(model, args.to, run_artefact(run, run.plan['tokenizer'])/'tokenizer.json', END_ID))
@@ -330,7 +329,9 @@ def _export(args):
 def _one_run(folder):
     from andromeda.runs import Run
     if not (folder/'recipe.json').exists(): raise ValueError(f"{folder} is not one run: give the folder of the run, as `andromeda runs` names it.")
-    return Run(folder)
+    run = Run(folder)
+    run.plan                                        # which says what is wrong if it is another one's recipe.json
+    return run
 
 def _eval(args):
     from andromeda.scoreboard import board, duel, score_run, standings
