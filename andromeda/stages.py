@@ -248,14 +248,16 @@ def recipe_rate(
         return learning_rate(step, steps[stage], one.peak_lr, one.warmup_tokens//recipe.step_tokens, one.final_lr_share, one.schedule)
     return learning_rate(sum(steps[:stage])+step, sum(steps), one.peak_lr, first.warmup_tokens//recipe.step_tokens, first.final_lr_share, first.schedule)
 
-# %% ../nbs/33_stages.ipynb #33-e20bd32e
+# %% ../nbs/33_stages.ipynb #33-b46efbd6
 def model_config(recipe:Recipe):
-    """The `ModelConfig` that a recipe trains. Raises `ValueError` for an unknown preset.
+    """The `ModelConfig` that a recipe trains. Raises `ValueError` for an unknown preset, or one that cannot read the recipe's rows.
 
     A model of hidden tokens gets one id more than there are tokens: `corpus.vocab` stands for what is hidden, and no text holds it.
     """
     from andromeda.model import preset
     model = preset(recipe.model)
+    if not model.causal and recipe.packed == 'within':
+        raise ValueError(f"Recipe {recipe.name!r} packs documents 'within', which {recipe.model} cannot yet read: take packed = \"across\".")
     return replace(model, vocab=recipe.corpus.rows if model.causal else padded_vocab(recipe.corpus.vocab+1), max_len=recipe.length)
 
 def train_stages(
@@ -272,8 +274,6 @@ def train_stages(
     if recipe.batch % processes():
         raise ValueError(f"A batch of {recipe.batch} sequences cannot be shared evenly by {processes()} processes: change one of the two.")
     before,causal = 0,model_config(recipe).causal
-    if not causal and recipe.packed == 'within':
-        raise ValueError(f"Recipe {recipe.name!r} packs documents 'within', which {recipe.model} cannot yet read: take packed = \"across\".")
     for i,(stage,steps) in enumerate(zip(recipe.stages, recipe.stage_steps())):
         if done < before+steps:
             rate = lambda step: lr_scale()*recipe_rate(recipe, i, step)

@@ -125,3 +125,11 @@ def test_no_limit_is_a_value_too(tmp_path):
 def test_a_small_budget_still_cuts_every_large_data_set():
     "0 would stand for: all of it."
     assert min(hub_corpus(100_000).limit_mb.values()) > 0
+
+
+def test_a_model_of_hidden_tokens_refuses_packed_rows_before_anything_is_made():
+    "Rows of two layers would lose their last layer instead of their last token."
+    from andromeda.stages import model_config
+    recipe = replace(RECIPE, model='bert-tiny')
+    assert not model_config(recipe).causal
+    with pytest.raises(ValueError, match='cannot yet read'): model_config(replace(recipe, packed='within'))
