@@ -177,3 +177,22 @@ def test_a_run_is_not_forked_onto_itself_and_no_wish_is_passed_over(road, capsys
     code,_,err = said(capsys, 'runs', run, '--lr-scale', 0)
     assert code == 2 and 'lr_scale is 0' in err
     assert said(capsys, 'runs', run, '--resume', '--processes', 0)[0] == 2
+
+
+def test_text_of_ones_own_is_trained_on_by_every_command(road, capsys, tmp_path):
+    "train and sweep read the catalogue that run reads, and its sources are cut where the recipe says so."
+    from andromeda.cli import _recipes
+    recipe,sources = road[0],road[2]
+    [found],catalogue = _recipes(recipe, sources)
+    assert found.corpus.sources == ('notes',) == tuple(catalogue)
+    cut = json.loads(open(recipe).read())
+    cut['corpus']['limit_mb'] = dict(notes=.5, other=1)
+    write_json(tmp_path/'cut.json', cut)
+    assert _recipes(str(tmp_path/'cut.json'), sources)[0][0].corpus.limit_mb == dict(notes=.5)
+    assert _recipes('tiny', sources)[0][0].corpus.limit_mb == {}
+    assert said(capsys, 'train', recipe, '--sources', sources, '--plan')[0] == 0
+    for words in (['train', recipe, '--plan', '--devices', 0], ['sweep', recipe, '--workers', 0], ['sweep', recipe, '--sources', tmp_path/'none.toml', '--vary', 'batch=2,4']):
+        assert said(capsys, *words)[0] == 2, words
+    (tmp_path/'report.json').write_text('[]')
+    code,_,err = said(capsys, 'report', tmp_path)
+    assert code == 2 and 'is no report' in err
