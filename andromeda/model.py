@@ -8,7 +8,7 @@ __all__ = ['FAMILIES', 'COMMON', 'CHOICES', 'PRESETS', 'ORIGIN', 'ACTIVATIONS', 
            'fastest_kernel', 'mask_tokens', 'objective_loss', 'training_memory', 'training_hours', 'describe',
            'recommend', 'WithHead', 'draw', 'generate']
 
-# %% ../nbs/21_model.ipynb #21-8711ab08
+# %% ../nbs/21_model.ipynb #21-399bcf5c
 import math
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from .attention import alibi_bias, attention, rotate, xpos
 from .core import bytes_text, count_text, unknown
-from .blocked import ROWS, kept_weights
+from .blocked import block_rows, kept_weights
 from .loss import piece_rows, total_nats
 from .kernels import KERNELS, Choice, Sight, choose, places, usual_kernel
 
@@ -479,7 +479,7 @@ def objective_loss(
     asked = targets != IGNORED
     return model.nats(model.hidden(inputs)[asked], targets[asked])/asked.sum()  # scores only where one is asked for
 
-# %% ../nbs/21_model.ipynb #21-d313d10a
+# %% ../nbs/21_model.ipynb #21-fa3b7e40
 def training_memory(
     config:ModelConfig,
     texts:int,               # In one batch
@@ -502,7 +502,7 @@ def training_memory(
     asked = int(tokens*(1 if c.causal else .15))
     loss = 4*asked*d + piece_rows(asked, c.vocab)*c.vocab + c.vocab*d
     through = layer + c.layers*tokens*d if recompute else c.layers*layer
-    return int(4*(max(3*n + through + loss, 4*n + c.vocab*d + layer) + alibi*c.heads*ROWS*(T+ROWS)))
+    return int(4*(max(3*n + through + loss, 4*n + c.vocab*d + layer) + alibi*c.heads*block_rows(T)*(T+block_rows(T))))
 
 # %% ../nbs/21_model.ipynb #21-046
 PEAK = {'A100': 312e12, 'H100': 989e12, 'H200': 989e12, 'B200': 2250e12, 'L40S': 362e12, 'RTX 4090': 165e12}  # bf16 matrix products,
