@@ -13,7 +13,7 @@ cfg = parser['DEFAULT']
 def requirements(key): return cfg.get(key, '').split()
 
 
-extras = {e: requirements(f'{e}_requirements') for e in ('notebook', 'gpu', 'hub', 'ray', 'eval')}
+extras = {e: requirements(f'{e}_requirements') for e in ('notebook', 'gpu', 'hub', 'ray', 'sweep', 'eval')}
 extras['dev'] = requirements('dev_requirements') + extras['notebook']
 
 setup(

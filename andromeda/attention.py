@@ -84,7 +84,7 @@ def alibi_bias(
         _longest[key] = bias.masked_fill_(ahead_TT > 0, -math.inf)
     return _longest[key][:, :T, :T]
 
-# %% ../nbs/20_attention.ipynb #20-028
+# %% ../nbs/20_attention.ipynb #20-79e99f5c
 def attention(
     q_BTHD:Tensor,        # Queries: of the last T of S positions
     k_BSGD:Tensor,        # Keys; G divides H
@@ -108,7 +108,8 @@ def attention(
         seen = ahead_TS <= (0 if causal else S)
         if real_BS is not None: seen = (seen & real_BS[:, None, None]) | (ahead_TS==0)   # a softmax needs one key at least
         mask = seen if mask is None else mask.masked_fill(~seen, -math.inf)
-    if mask is not None and mask.dtype != torch.bool and q.device.type != 'cpu': mask = mask.to(q.dtype)  # a CPU adds fp32 to bf16 scores
+    if mask is not None and mask.dtype != torch.bool and (q.device.type != 'cpu' or q.dtype == torch.float64):
+        mask = mask.to(q.dtype)  # a CPU adds fp32 to bf16 scores; with fp64 ones it takes it for something else
     out_BHTD = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None and T==S,
                                               enable_gqa=H!=G)
     return out_BHTD.transpose(1, 2)

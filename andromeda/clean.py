@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GOPHER', 'C4_PAPER', 'FINEWEB', 'GOPHER_QUALITY', 'GOPHER_REPETITION', 'C4_RULES', 'FINEWEB_RULES', 'CODEX', 'RULES',
-           'RULE_SETS', 'Rule', 'signals_of', 'values_of', 'rules_for', 'failed', 'clean', 'clean_part', 'without',
-           'digest', 'kept', 'removals', 'restore', 'texts_at', 'balance', 'Measured', 'load_signals', 'what_if',
-           'suggest']
+           'RULE_SETS', 'TIER_RULES', 'Rule', 'signals_of', 'values_of', 'rules_for', 'failed', 'clean', 'clean_part',
+           'without', 'digest', 'kept', 'removals', 'restore', 'texts_at', 'balance', 'Measured', 'load_signals',
+           'what_if', 'suggest']
 
 # %% ../nbs/11_clean.ipynb #11-002
 import ast, hashlib, inspect, warnings
@@ -110,7 +110,7 @@ FINEWEB_RULES = (
     Rule('fineweb: text in copied lines', 'copied_lines', most=.01, origin=f'{FINEWEB} says 0.1; 0.01 is what the released code and corpus used'),
     Rule('fineweb: lists', 'line_feeds', most=.3, origin=f'{FINEWEB}: line feeds for each word'))
 
-# %% ../nbs/11_clean.ipynb #11-017
+# %% ../nbs/11_clean.ipynb #11-4ba29c97
 CODEX = 'Chen et al. 2021, arXiv:2107.03374, section 3.1'
 _short = Rule('short', 'bytes', least=200, origin='ours: too little to learn from')
 _same_lines = Rule('repeated lines', 'duplicate_lines', most=.3, origin=f'{GOPHER}, Table A1; here of lines without the spaces around')
@@ -134,12 +134,20 @@ RULE_SETS:dict[str,tuple[Rule,...]] = RULES | dict(
         Rule('keys', 'secrets', most=0, origin='ours: a key that opens a door must not be learned'),
         Rule('e-mail addresses', 'emails / (words + 1)', most=.05, origin='ours, a guess: one word in twenty is a list of people')))
 
-def rules_for(documents:Artefact)->tuple[Rule,...]:
-    "The rules of a source: the sets that its entry in the catalogue names, else those of its kind."
-    named = documents.config.get('options', {}).get('rules')
+TIER_RULES:dict[str,dict[str,tuple[Rule,...]]] = dict(       # By tier and kind, beside those of the kind; MassiveText: Rae et al. 2021, A1
+    high=dict.fromkeys(RULES, ()), medium=dict.fromkeys(RULES, RULE_SETS['private']),
+    low=dict.fromkeys(RULES, RULE_SETS['private']+GOPHER_REPETITION) | dict(code=RULE_SETS['private']))
+
+def rules_for(
+    documents:Artefact,
+    tier:str|None=None,  # high, medium or low; None: no rules but those of the kind
+)->tuple[Rule,...]:
+    "The rules of a source: the sets that its entry in the catalogue names, else those of its kind and tier."
+    named,kind = documents.config.get('options', {}).get('rules'),documents.config['kind']
+    if tier is not None and tier not in TIER_RULES: raise unknown('tier', tier, TIER_RULES)
     for name in named or ():
         if name not in RULE_SETS: raise unknown('rule set', name, RULE_SETS)
-    found = [r for name in named for r in RULE_SETS[name]] if named else RULES[documents.config['kind']]
+    found = [r for name in named for r in RULE_SETS[name]] if named else RULES[kind]+(TIER_RULES[tier][kind] if tier else ())
     return tuple(dict.fromkeys(found))
 
 def failed(
@@ -150,7 +158,7 @@ def failed(
     row = {k: np.float32(v) for k,v in measured.items() if k != 'language'}
     return [dict(rule=r.name, value=float(v), threshold=float(r.threshold)) for r in rules if r.fails(v := values_of(r.signal, row))]
 
-# %% ../nbs/11_clean.ipynb #11-020
+# %% ../nbs/11_clean.ipynb #11-9ff98a51
 def clean(
     documents:Artefact,      # Made by `read_source`
     out:Path,                # Usually home/clean/NAME
@@ -161,20 +169,22 @@ def clean(
     cut_lines:bool=False,    # Take away the lines that C4's line rules refuse; what is kept goes on without them
     spare:Iterable[str]=(),  # Ids of documents that stay whatever the rules say
     backend:str='processes', # See `engine.run`
+    tier:str|None=None,      # Of the source, for `rules_for`
 )->Artefact:                 # counts: read, kept, filtered, quarantined, spared, kept_bytes, rules {name: documents that fail it}
     """All documents of a source with their signals and failed rules.
 
     Made again in the same folder after documents came or changed, only those are measured, and the result is that of a full run. Raises `ValueError` for a signal that there is not, or if no document is left.
     """
-    rules,own = rules_for(documents) if rules is None else tuple(rules),own or {}
+    rules,own = rules_for(documents, tier) if rules is None else tuple(rules),own or {}
     _check(rules, own)
     how = dict(rules=rules, own={n: _source_of(f) for n,f in own.items()}, cut_lines=cut_lines, spare=sorted(spare))
     def make(folder):
         parts = sorted(p.name for p in documents.folder.glob('part-*'))
         items = {p: dict(part=documents/p, own=own) | dict(rules=rules, cut_lines=cut_lines, spare=how['spare']) for p in parts}
-        keys = {p: fingerprint(how | dict(version=_VERSION, sha=documents.manifest['files'][f'{p}/documents.parquet'])) for p in parts}
-        known = _known_parts(out, how, keys)
-        for item in items.values(): item['known'] = known
+        way = fingerprint(how | dict(version=_VERSION))
+        keys = {p: fingerprint([way, documents.manifest['files'][f'{p}/documents.parquet']]) for p in parts}
+        known = _known_files(out, how, keys, documents)
+        for p,item in items.items(): item['known'] = known.get(p, [])
         warm_up()                                      # one process compiles, the others read what it left
         return _total(documents, run(clean_part, items, folder, workers, progress, backend, keys, out).values())
     return build(out, made_by='clean', version=_VERSION, config=how, inputs=dict(documents=documents), make=make)
@@ -187,15 +197,23 @@ def _check(rules, own):
     for name in {name for r in rules for name in signals_of(r.signal)}:
         if name not in SIGNALS and name not in own: raise unknown('signal', name, [*SIGNALS, *own])
 
-_VERSION = 4      # raised when the same documents give other columns
+_VERSION = 5      # raised when the same documents give other columns
 
-def _known_parts(out, how, keys):
-    "Parts of the earlier artefact in `out`, made the same way, that are not taken over whole: some of their documents may still be the same."
+def _known_files(out, how, keys, documents):
+    "For each part that is not taken over whole, the files of the earlier artefact in `out`, made the same way, that hold some of its documents."
     found = open_artefact(out)
-    if not found or found.manifest['version'] != _VERSION or fingerprint(found.config) != fingerprint(how): return []
+    if not found or found.manifest['version'] != _VERSION or fingerprint(found.config) != fingerprint(how): return {}
     old = [Path(f'{p}/documents.parquet') for p,part in read_json(found/'parts.json').items() if keys.get(p) != part['key']]
     files = {p: found.manifest['files'][str(p)] for p in old}
-    return [found/p for p,(size,sha) in files.items() if size < 5e7 and (found/p).exists() and sha256_file(found/p) == sha]      # larger ones would fill the memory
+    files = [found/p for p,(size,sha) in files.items() if size < 5e7 and (found/p).exists() and sha256_file(found/p) == sha]      # larger ones would fill the memory
+    where = {id: f for f in files for id in _ids(f)}
+    kept = read_json(found/'parts.json')
+    new = [p for p,key in keys.items() if p not in kept or kept[p]['key'] != key] if where else []
+    return {p: sorted({where[id] for id in _ids(documents/p/'documents.parquet') if id in where}) for p in new}
+
+def _ids(path):
+    import pyarrow.parquet as pq
+    return pq.read_table(path, columns=['id'], use_threads=False)['id'].to_pylist()
 
 def _total(documents, counts):
     "Counts over the parts. Says where own signals raised; refuses an empty result."
@@ -213,7 +231,7 @@ def _source_of(function):
     except (OSError, TypeError, AttributeError): raise ValueError(f"The signal {function!r} has no source code that could be recorded: "
                                                                   "pass a function that is defined in a file or a notebook.") from None
 
-# %% ../nbs/11_clean.ipynb #11-021
+# %% ../nbs/11_clean.ipynb #11-cc5efe5e
 def clean_part(item:dict, out:Path)->dict:
     "Task for `engine.run`: the documents of one part with signals, failed rules and digest."
     import pyarrow as pa, pyarrow.parquet as pq
@@ -235,7 +253,7 @@ class _Known:
     "Documents of an earlier artefact, by id."
     def __init__(self, paths:list[Path]):
         import pyarrow as pa, pyarrow.parquet as pq
-        self.table = pa.concat_tables([pq.read_table(p) for p in paths]) if paths else None
+        self.table = pa.concat_tables([pq.read_table(p, use_threads=False) for p in paths]) if paths else None
         self.place = {id: i for i,id in enumerate(self.table['id'].to_pylist())} if paths else {}
 
     def places(self, ids:list[str], texts)->list[int|None]:
@@ -342,11 +360,15 @@ def digest(text:str)->str:
     "32 hexadecimal digits, equal for texts that differ only in case and white space."
     return hashlib.blake2b(' '.join(text.lower().split()).encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()
 
-# %% ../nbs/11_clean.ipynb #11-025
-def kept(cleaned:Artefact, columns:list[str]|None=None)->Iterator[dict]:
+# %% ../nbs/11_clean.ipynb #11-87fd874e
+def kept(
+    cleaned:Artefact,
+    columns:list[str]|None=None,
+    part:str='part-*',   # Only this part
+)->Iterator[dict]:
     "Documents of a clean artefact that failed no rule, in order, without the lines that were cut."
     cut = cleaned.config.get('cut_lines') and (columns is None or 'text' in columns)
-    for doc in read_rows(cleaned, columns=None if columns is None else [*columns, 'failed', *(['cuts'] if cut else [])]):
+    for doc in read_rows(cleaned, columns=None if columns is None else [*columns, 'failed', *(['cuts'] if cut else [])], part=f'{part}/'):
         spans = doc.pop('cuts', None)
         if spans and cut: doc['text'] = without(doc['text'], zip(spans[::2], spans[1::2]))
         if not doc.pop('failed'): yield doc

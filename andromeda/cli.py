@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['main', 'run_command']
 
-# %% ../nbs/60_cli.ipynb #60-002
-import argparse, errno, shlex, sys
+# %% ../nbs/60_cli.ipynb #60-093cc379
+import argparse, errno, json, os, shlex, sys
 from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
-from .core import home
+from .core import home, unknown
 
-# %% ../nbs/60_cli.ipynb #60-005
+# %% ../nbs/60_cli.ipynb #60-f1b44cdb
 def main(
     argv:list[str]|None=None,  # Words after the command; default: those of this process
 )->None:
@@ -25,6 +25,9 @@ def run_command(argv:list[str])->int:
     args = _parser().parse_args(argv)
     try: return args.do(args) or 0
     except ValueError as e: return _say(str(e), 2)
+    except BrokenPipeError:                            # `andromeda ... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as e:
         if e.errno == errno.ENOSPC: return _say(f"The disk is full: {e}. What is finished is kept; make room and run the same command again to go on.", 2)
         if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM): return _say(f"Cannot write there: {e}. Choose a folder of yours with --out.", 2)
@@ -36,7 +39,7 @@ def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-007
+# %% ../nbs/60_cli.ipynb #60-09caffb1
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -46,43 +49,80 @@ def _parser():
         p = commands.add_parser(name, help=help, description=help)
         p.set_defaults(do=do)
         return p
-    p = command('run', _run, 'The whole road: documents to report. Run it again to go on, or to see the result.')
-    p.add_argument('recipe', help='tiny (minutes on two cores), small (up to an hour), or the path of a recipe.json')
-    p.add_argument('--out', type=Path, help='folder for everything (default: data/home/RECIPE)')
-    p.add_argument('--sources', type=Path, metavar='FILE', help='a catalogue of your own in TOML; all its sources are used')
-    p.add_argument('--workers', type=int, help='processes for reading and cleaning (default: all cores)')
-    p.add_argument('--backend', default='processes', help='processes (of this machine, the default) or ray (a cluster: RAY_ADDRESS, or one made here)')
+    _road(command('run', _run, 'The whole road: documents to report. Run it again to go on, or to see the result.'))
+    _data_commands(command)
     p = command('sources', _sources, 'The data sets that Andromeda knows, by tier; with check, what reading them would do.')
     p.add_argument('what', nargs='?', choices=('list', 'check'), default='list', help='list (default), or check: is it there, may I read it, how much is it')
     p.add_argument('names', nargs='*', metavar='NAME', help='only these, by the name of the entry or of the data set (default: all)')
     p.add_argument('--sources', type=Path, metavar='FILE', help='another catalogue')
+    p.add_argument('--json', action='store_true', help='for machines')
     p = command('runs', _runs, 'Live and past runs in a folder; or, with one of the options, steer one of them.')
     p.add_argument('folder', type=Path, nargs='?', help='where `andromeda run --out` put them (default: all of data/home), or one run')
+    p.add_argument('--json', action='store_true', help='for machines')
     wish = p.add_mutually_exclusive_group()
     for want,does in (('pause', 'hold it after this step'), ('resume', 'let it go on; started again if nothing trains it'), ('stop', 'save and end its process'), ('save', 'make a checkpoint now')):
         wish.add_argument(f'--{want}', action='store_true', help=does)
     wish.add_argument('--fork', type=Path, metavar='NEW', help='a new run in the folder NEW that goes on from a checkpoint of this one')
     p.add_argument('--step', type=int, help='the checkpoint to fork from (default: the newest)')
     p.add_argument('--lr-scale', type=float, metavar='X', help='multiply the learning rate of the recipe by X from now on')
+    p.add_argument('--to', metavar='WRITER', help='carry the records to tensorboard, wandb or trackio')
+    p.add_argument('--follow', action='store_true', help='with --to: go on while it trains')
     p.add_argument('--processes', type=int, default=1, help='with --resume: processes on this machine, usually one for each GPU')
-    p = command('train', _train, 'Train one run in this process, from wherever it is.')
-    p.add_argument('folder', type=Path, help='the run: a folder with recipe.json')
+    p = command('sweep', _sweep, 'One recipe varied, each trial a run. Run it again to go on; on another machine, give its folder.')
+    p.add_argument('recipe', help='a recipe, as for run (of several, the first); or the folder of a sweep, to go on with it')
+    p.add_argument('--vary', nargs='+', metavar='PLACE=VALUES', default=[], help='batch=8,16,32 or stages.*.peak_lr=0.25..4:log:times')
+    p.add_argument('--out', type=Path, help='folder for data and sweep (default: data/home/RECIPE)')
+    p.add_argument('--name', default='sweep', help='of the sweep, under OUT/sweeps (default: sweep)')
+    p.add_argument('--trials', type=int, default=20, help='how many (default: 20; a grid has its own number)')
+    p.add_argument('--method', default='tpe', help='tpe (default), random or grid')
+    p.add_argument('--pruner', default='none', help='who gives up trials early: hyperband, median or none (default)')
+    p.add_argument('--seed', type=int, default=0, help='of the search')
+    p.add_argument('--storage', default='', metavar='URL', help='a database for several machines: postgresql+psycopg://USER@HOST/NAME, password in PGPASSWORD (default: SQLite in the folder)')
+    p.add_argument('--workers', type=int, default=1, help='trials at a time (default: 1)')
+    p.add_argument('--worker', type=int, metavar='N', help='be one worker, of this number, in this process')
+    p.add_argument('--promote', metavar='NAME', help='write the best trial as the recipe NAME.json in the folder of the sweep')
+    p = command('train', _train, 'Train one run in this process, from wherever it is; or say what it would take.')
+    p.add_argument('folder', type=Path, help='the run: a folder with recipe.json; or a recipe, as for run, with the data under --out')
+    p.add_argument('--plan', action='store_true', help='shapes, memory, tokens, hours and disk, before anything starts')
+    p.add_argument('--devices', type=int, default=1, help='with --plan: how many train together')
+    p.add_argument('--gpu', default='H100', help='with --plan: of which kind')
+    p.add_argument('--out', type=Path, help='with a recipe: folder for everything (default: data/home/RECIPE)')
     p.add_argument('--as-asked', action='store_true', help='obey a pause or stop that was asked for before; default: a new start ends it')
+    _model_commands(command)
+    p = command('completion', lambda args: print(_completion(parser, args.shell)), 'A script that completes these commands: eval "$(andromeda completion bash)" in ~/.bashrc.')
+    p.add_argument('shell', choices=('bash', 'zsh', 'tcsh'))
     return parser
 
-def _run(args):
-    from andromeda.journey import journey
-    from andromeda.report import summary_text
+def _completion(parser, shell):
+    try: import shtab
+    except ImportError: raise ValueError("Completion is written by the library shtab, which is not installed: pip install shtab.") from None
+    return shtab.complete(parser, shell)
+
+def _road(p):
+    "The words that say which road: a recipe, and where it goes."
+    p.add_argument('recipe', help='tiny (minutes on two cores), small (up to an hour), or the path of a recipe')
+    p.add_argument('--out', type=Path, help='folder for everything (default: data/home/RECIPE); what is done in it is not done again')
+    p.add_argument('--sources', type=Path, metavar='FILE', help='a catalogue of your own in TOML; all its sources are used')
+    p.add_argument('--workers', type=int, help='processes for the work on the data (default: all cores)')
+    p.add_argument('--backend', default='processes', help='processes (of this machine, the default) or ray (a cluster: RAY_ADDRESS, or one made here)')
+    return p
+
+def _asked(args):
+    "Recipes, folder and catalogue of the words of `_road`."
     from andromeda.sources import read_catalogue
     from andromeda.stages import named_recipes
     recipes = named_recipes(args.recipe)
     catalogue = read_catalogue(args.sources)
     if args.sources: recipes = tuple(replace(r, corpus=replace(r.corpus, sources=tuple(catalogue), limit_mb={})) for r in recipes)
     if args.workers is not None and args.workers < 1: raise ValueError(f"--workers is {args.workers}, expected 1 or more.")
-    out = (args.out or home()/Path(args.recipe).stem).absolute()
+    return recipes, (args.out or home()/Path(args.recipe).stem).absolute(), catalogue
+
+def _run(args):
+    from andromeda.journey import journey
+    from andromeda.report import summary_text
+    recipes,out,catalogue = _asked(args)
     command = shlex.join(['andromeda', 'run', args.recipe, *(['--sources', str(args.sources)] if args.sources else [])])
-    result = journey(recipes, out, catalogue, args.workers, command, args.backend)
-    print(summary_text(result))
+    print(summary_text(journey(recipes, out, catalogue, args.workers, command, args.backend)))
     print(f'\nreport: {out/"report.html"}\nnumbers: {out/"report.json"}')
 
 def _sources(args):
@@ -92,16 +132,26 @@ def _sources(args):
     found = [find_source(catalogue, n) for n in args.names] or [s for t in TIERS for s in catalogue.values() if s.tier == t]
     if args.what == 'check':
         rows = check_all(found)
+        if args.json: return _print_json(rows)
         for r in rows: print(f"{'yes' if r['readable'] else 'no ':3}  {r['source']:{max(len(r['source']) for r in rows)}}  {r['says']}")
-    else: print(table_text([dict(tier=s.tier, source=s.name, kind=s.kind, here='no: on the Hub' if s.reader == 'hub' else 'yes', why=s.why) for s in found]))
+        return
+    rows = [dict(tier=s.tier, source=s.name, kind=s.kind, here='no: on the Hub' if s.reader == 'hub' else 'yes', why=s.why) for s in found]
+    print(table_text(rows)) if not args.json else _print_json(rows)
+
+def _print_json(value): print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
 
 def _runs(args):
     from andromeda.runs import Run, runs
     root = args.folder or home()
     if not root.exists(): raise ValueError(f"There is no folder {root}: give the --out folder of an `andromeda run`.")
     if any((args.pause, args.resume, args.stop, args.save, args.fork, args.lr_scale)): return _steer(args, root)
-    if (root/'recipe.json').exists(): return print(Run(root))
-    found = [run for folder in [root, *sorted(p for p in root.glob('**/runs') if p.is_dir())] for run in runs(folder)]
+    one = (root/'recipe.json').exists()
+    found = [Run(root)] if one else [run for folder in [root, *sorted(p for p in root.glob('**/runs') if p.is_dir())] for run in runs(folder)]
+    if args.to:
+        from andromeda.runs import mirror
+        for run in found: print(f'{run.folder.name}: {mirror(run, args.to, args.follow)} records to {args.to}')
+        return
+    if args.json: return _print_json([dict(folder=run.folder, alive=run.alive(), control=run.control) | run.status for run in found])
     print(*found or [f'no runs in {root}'], sep='\n')
 
 def _steer(args, folder):
@@ -115,8 +165,214 @@ def _steer(args, folder):
     if args.resume: launch(run, processes=args.processes)
     print(run)
 
+def _sweep(args):
+    from andromeda.sweeps import Sweep, create_sweep, promote, read_space, run_sweep, trials, work
+    from andromeda.view import table_text
+    folder = Path(args.recipe)
+    if (folder/'sweep.json').exists(): sweep = Sweep(folder.absolute())
+    else:
+        from andromeda.journey import prepare
+        from andromeda.stages import named_recipes
+        recipe,space,out = named_recipes(args.recipe)[0],read_space(args.vary),(args.out or home()/folder.stem).absolute()
+        if not space: raise ValueError("Say what to vary, as --vary batch=8,16 'stages.*.peak_lr=0.25..4:log:times'.")
+        p = prepare(recipe.corpus, out)
+        sweep = create_sweep(out/'sweeps'/args.name, recipe, space, p.tiers, p.shards, p.tokenizer, args.trials, args.method, args.pruner, args.seed, args.storage)
+    if args.worker is not None: return print(f'{work(sweep, worker=args.worker)} trials done')
+    if args.promote: return print(f'{promote(sweep, args.promote).name}: {sweep.folder/(args.promote+".json")}')
+    said = ''
+    for _ in run_sweep(sweep, args.workers):
+        if str(sweep) != said: print(said := str(sweep), file=sys.stderr, flush=True)
+    shown = ['trial', 'state', 'value', *sweep.space, 'why']
+    rows = sorted(trials(sweep), key=lambda r: (r['value'] is None, r['value'] or 0))
+    print(table_text([{k: (f'{v:.4g}' if isinstance(v, float) else '' if v is None else v) for k,v in r.items() if k in shown} for r in rows]))
+
 def _train(args):
     from andromeda.journey import train_folder
     from andromeda.runs import Run, control
-    if not args.as_asked and (args.folder/'recipe.json').exists(): control(Run(args.folder), want='run')
-    train_folder(args.folder)
+    from andromeda.stages import NAMED, named_recipes
+    one = (args.folder/'recipe.json').exists()
+    if one: recipes = (Run(args.folder).recipe,)
+    elif args.plan or str(args.folder) in NAMED or args.folder.suffix in ('.toml', '.json'): recipes = named_recipes(str(args.folder))
+    else: return train_folder(args.folder)                   # which says what is missing
+    out = args.folder if one else (args.out or home()/args.folder.stem).absolute()
+    if args.plan:
+        from andromeda.trainer import plan, plan_text
+        return print(*(plan_text(plan(r, out, args.devices, args.gpu)) for r in recipes), sep='\n\n')
+    folders = [args.folder] if one else _made(recipes, out)
+    for folder in folders:
+        if not args.as_asked: control(Run(folder), want='run')
+        train_folder(folder)
+
+def _made(recipes, out):
+    "Folders of the runs of these recipes, their data prepared."
+    from andromeda.journey import prepare
+    from andromeda.runs import create_run
+    made = []
+    for r in recipes:
+        p = prepare(r.corpus, out)
+        made.append(create_run(out/'runs'/r.name, r, p.tiers, p.shards, p.tokenizer).folder)
+    return made
+
+# %% ../nbs/60_cli.ipynb #60-6dc3be7f
+def _data_commands(command):
+    "The steps before training."
+    p = _road(command('clean', _clean, 'Read and clean the sources of a recipe; say what each rule removes, and what another threshold would keep.'))
+    p.add_argument('--what-if', action='append', default=[], metavar='RULE=VALUE', help='count again with another threshold, or without the rule: short=100, stdlib/short=none; more than once, if you like')
+    p.add_argument('--show', metavar='RULE', help='some of the documents that this rule removed')
+    p.add_argument('--json', action='store_true', help='for machines')
+    p = _road(command('tokenizer', _tokenizer, 'Train the tokenizer of a recipe; say how it does on validation text, and how it splits a text of yours.'))
+    p.add_argument('--text', help='a text to split into tokens')
+    p.add_argument('--against', type=Path, action='append', default=[], metavar='FILE', help='another tokenizer.json to compare with; more than once, if you like')
+    p.add_argument('--json', action='store_true', help='for machines')
+    p = _road(command('shards', _shards, 'Write the token files of a recipe; say what is in them.'))
+    p.add_argument('--verify', action='store_true', help='read every file and compare it with what was written')
+    p.add_argument('--where', metavar='SOURCE:TOKEN', help='where a token of the training split came from: stdlib:1000')
+    p.add_argument('--json', action='store_true', help='for machines')
+
+def _steps(args, until):
+    from andromeda.journey import prepare
+    recipes,out,catalogue = _asked(args)
+    return prepare(recipes[0].corpus, out, catalogue, args.workers, args.backend, until=until)
+
+def _clean(args):
+    from andromeda.clean import load_signals, removals, restore, what_if
+    from andromeda.dedup import account, totals
+    from andromeda.view import table_text, visible
+    p = _steps(args, 'clean')
+    rows = [dict(tier=p.tiers[n], source=n) | totals(files) for n,files in account(p.documents, p.cleaned, p.duplicates, p.leaked).items()]
+    rules = [dict(source=n, rule=rule, documents=count) for n,a in p.cleaned.items() for rule,count in a.counts['rules'].items() if count]
+    thresholds = dict(_threshold(word) for word in args.what_if)
+    other = what_if(load_signals(p.cleaned, p.tiers), thresholds) if thresholds else []
+    if args.json: return _print_json(dict(sources=rows, rules=rules, what_if=other))
+    print(table_text(rows), table_text(rules), sep='\n\n')
+    if other:
+        print(f"\nwith {', '.join(args.what_if)}, before duplicates are taken out:")
+        print(table_text([{k: r[k] for k in ('source', 'documents', 'kept', 'bytes', 'kept_bytes')} for r in other]))
+    if args.show:
+        names = sorted({r['rule'] for r in rules})
+        if args.show not in names: raise unknown('rule that removed something,', args.show, names)
+        found = [(a, row) for a in p.cleaned.values() for row in removals(a) if row['rule'] == args.show][:3]
+        for a,row in found: print(f"\n{row['source']}: {row['file']}, row {row['row']}: {row['value']:g} where {row['threshold']:g} is asked\n  {visible(restore(a, row['id'])[:300], lines=False)}")
+
+def _threshold(word):
+    "RULE=VALUE as a pair."
+    name,_,value = word.rpartition('=')
+    try: return name, None if value == 'none' else float(value)
+    except ValueError: raise ValueError(f"--what-if {word}: expected RULE=VALUE with a number, or none to leave the rule out, like short=100.") from None
+
+def _tokenizer(args):
+    from andromeda.tokenizer import Encoder, compare
+    from andromeda.view import visible
+    p = _steps(args, 'tokenizer')
+    ours = Encoder(p.tokenizer)
+    if args.text is not None:
+        pieces = [dict(id=i, text=ours.decode([i])) for i in ours.encode(args.text)]
+        if args.json: return _print_json(pieces)
+        return print(f"{len(pieces)} tokens for {len(args.text.encode())} bytes:", '|'.join(visible(t['text'], lines=False) for t in pieces))
+    texts = {n: [d['text'] for d in p.left(n, ['id', 'group', 'text', 'meta']) if p.splits[n].of(d) == 'validation'] for n in p.tiers}
+    found = compare({'this one': ours} | {str(f): Encoder(f) for f in args.against}, {n: t for n,t in texts.items() if t})
+    print(found) if not args.json else _print_json(dict(rows=found.rows, worst=found.worst))
+
+def _shards(args):
+    from dataclasses import asdict
+    from andromeda.core import bytes_text
+    from andromeda.shards import SPLITS, Shards, where
+    from andromeda.view import table_text
+    p = _steps(args, 'shards')
+    shards = {n: Shards(a) for n,a in p.shards.items()}
+    if args.verify:
+        for s in shards.values(): s.verify()
+        if not args.json: print('every file is as it was written')
+    if args.where:
+        source,_,token = args.where.rpartition(':')
+        if source not in shards or not token.isdigit(): raise ValueError(f"--where {args.where}: expected SOURCE:TOKEN with one of {', '.join(shards)}, like {[*shards][0]}:1000.")
+        try: place = where(shards[source], 'train', int(token), p.tokenizer)
+        except IndexError as e: raise ValueError(str(e)) from None
+        if args.json: return _print_json(asdict(place))
+        return print(f"{place.source}: {place.file}, row {place.row}, characters {place.chars[0]} to {place.chars[1]}\n{place.before!r} >>> {place.text!r} <<< {place.after!r}")
+    rows = [dict(tier=p.tiers[n], source=n) | {f'{s} tokens': a.counts[f'{s}_tokens'] for s in SPLITS} | dict(bytes=sum(f[0] for f in a.manifest['files'].values())) for n,a in p.shards.items()]
+    print(table_text(rows, formats=dict(bytes=bytes_text))) if not args.json else _print_json(rows)
+
+# %% ../nbs/60_cli.ipynb #60-9acaa1ae
+def _model_commands(command):
+    "What is done with finished work."
+    p = command('export', _export, 'Write the model of a run for other tools: a folder of transformers, or one file of safetensors.')
+    p.add_argument('folder', type=Path, help='the run')
+    p.add_argument('to', type=Path, help='a new folder, or a new file that ends in .safetensors')
+    p.add_argument('--step', type=int, help='the checkpoint (default: the newest)')
+    p = command('eval', _eval, 'Put questions to the model of a run, and say how it stands beside chance: tasks such as piqa or glue, or how its held-out text goes on.')
+    p.add_argument('folder', type=Path, help='the run')
+    p.add_argument('--tasks', type=lambda words: words.split(','), default=[], metavar='A,B', help='tasks or suites (glue, superglue, piqa, unseen, ..); default: no benchmark, but how held-out text of its sources goes on')
+    p.add_argument('--data', type=Path, metavar='FOLDER', help='where the questions are: piqa.jsonl, rte.parquet, piqa.train.jsonl for examples, .. (default: the Hub)')
+    p.add_argument('--shots', type=int, help='examples in front of each question (default: none)')
+    p.add_argument('--limit', type=int, help='no more than so many questions of each task')
+    p.add_argument('--step', type=int, help='the checkpoint (default: the newest)')
+    p.add_argument('--against', type=Path, metavar='RUN', help='another run, to be asked the same and compared question by question')
+    p.add_argument('--harness', type=lambda words: words.split(','), metavar='A,B', help='tasks of lm-evaluation-harness, run by it')
+    p.add_argument('--harness-files', type=Path, metavar='FOLDER', help='with --harness: task files of yours')
+    p.add_argument('--json', action='store_true', help='for machines')
+    p = command('report', _report, 'Draw the report of a folder again, and print its summary; of several folders, one report with all beside each other.')
+    p.add_argument('folder', type=Path, nargs='+', help='what was given to `andromeda run` as --out')
+    p.add_argument('--out', type=Path, metavar='FILE', help='where the report of several goes (default: comparison.html here)')
+    p.add_argument('--json', action='store_true', help='for machines: all of its numbers')
+
+def _export(args):
+    from andromeda.convert import save_model, to_transformers
+    from andromeda.runs import Run, run_artefact
+    from andromeda.tokenizer import END_ID
+    from andromeda.trainer import trained_model
+    if not (args.folder/'recipe.json').exists(): raise ValueError(f"{args.folder} is not one run: give the folder of the run, as `andromeda runs` names it.")
+    run = Run(args.folder)
+    model = trained_model(run, args.step)
+    if args.to.suffix == '.safetensors': print(save_model(model, args.to))
+    else: print(to_transformers(model, args.to, run_artefact(run, run.plan['tokenizer'])/'tokenizer.json', END_ID))
+
+def _one_run(folder):
+    from andromeda.runs import Run
+    if not (folder/'recipe.json').exists(): raise ValueError(f"{folder} is not one run: give the folder of the run, as `andromeda runs` names it.")
+    return Run(folder)
+
+def _eval(args):
+    from andromeda.scoreboard import board, duel, score_run, standings
+    from andromeda.tasks import find_tasks
+    from andromeda.view import table_text
+    for what in ('shots', 'limit'):
+        if (n := getattr(args, what)) is not None and n < (what == 'limit'): raise ValueError(f"--{what} is {n}, expected {int(what == 'limit')} or more.")
+    run = _one_run(args.folder)
+    if args.harness: return _eval_harness(args, run)
+    other,tasks = args.against and _one_run(args.against), find_tasks(args.tasks)
+    ask = lambda r, step: score_run(r, tasks, step, args.data, args.shots or 0, args.limit)
+    found = ask(run, args.step)
+    rows = standings(run, found, tasks)
+    pairs = duel(found, ask(other, None)) if other else []
+    if args.json: return _print_json(dict(standings=rows, against=pairs))
+    print(table_text(board(rows)) if rows else 'There is too little held-out text to ask about: name tasks with --tasks.')
+    if pairs: print(f'\n{args.folder} against {args.against}, on the same questions:\n{table_text(pairs)}')
+    for o in found.values():
+        if o.notes.get('looks'): print(f"\nThe test split of {o.task} was looked at {o.notes['looks']} time(s) for this run.")
+
+def _eval_harness(args, run):
+    from andromeda.harness import headline, run_harness
+    from andromeda.runs import run_artefact
+    from andromeda.tokenizer import Encoder
+    from andromeda.trainer import trained_model
+    from andromeda.view import table_text
+    results = run_harness(trained_model(run, args.step), Encoder(run_artefact(run, run.plan['tokenizer'])), args.harness, args.harness_files, args.shots, args.limit)
+    print(table_text(headline(results))) if not args.json else _print_json(results['results'])
+
+def _report(args):
+    from andromeda.core import read_json, write_atomic
+    from andromeda.journey import write_report
+    from andromeda.report import beside, render, summary_text
+    for folder in args.folder:
+        if not (folder/'report.json').exists(): raise ValueError(f"{folder} has no report.json: `andromeda run RECIPE --out {folder}` makes it when the training has ended.")
+    results = {folder.resolve().name: read_json(folder/'report.json') for folder in args.folder}
+    if len(results) < len(args.folder): raise ValueError("Two of the folders have the same name, by which their models are told apart: rename one.")
+    result = next(iter(results.values()))
+    if len(results) == 1: write_report(result, args.folder[0])
+    else:
+        result = beside(results, {f"{folder.resolve().name}: {m}": read_json(folder/'runs'/found['run']/'recipe.json')['recipe'] for folder in args.folder
+                                  for m,found in results[folder.resolve().name]['models'].items()})
+        write_atomic(args.out or Path('comparison.html'), render(result))
+    print(summary_text(result)) if not args.json else _print_json(result)
+    if len(results) > 1 and not args.json: print(f"\nreport: {args.out or 'comparison.html'}")

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from .core import read_json, sync_folder, unknown, write_json
 from .model import COMMON, FAMILIES, LM, ModelConfig
 
-# %% ../nbs/22_convert.ipynb #22-005
+# %% ../nbs/22_convert.ipynb #22-05aa8c56
 def _write_tensors(tensors, path, metadata):
     "A whole safetensors file at `path`, or none."
     part = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
@@ -31,8 +31,8 @@ def _write_tensors(tensors, path, metadata):
 
 def _read_tensors(path)->tuple:
     "Tensors and header of a safetensors file. A pickle is refused, a torn file is an error."
-    with open(path, 'rb') as f: first = f.read(2)
-    if first==b'PK' or first[:1]==b'\x80':
+    with open(path, 'rb') as f: first = f.read(9)
+    if first[8:]!=b'{' and (first[:2]==b'PK' or first[:1]==b'\x80'):          # the length of a safetensors header may begin with the same bytes
         raise ValueError(f"{path} is a pickle, which can run code when it is opened, so it is not read. Whoever trusts it can turn it into "
                          f"safetensors: save_file(torch.load(path, weights_only=True), 'model.safetensors').")
     try:

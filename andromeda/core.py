@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['write_atomic', 'sync_folder', 'read_json', 'write_json', 'append_jsonl', 'read_jsonl', 'plain', 'fingerprint',
-           'sha256_file', 'Artefact', 'open_artefact', 'damage', 'safe_name', 'unknown', 'locked', 'build', 'lineage',
-           'checkout', 'home', 'need_space', 'bytes_text', 'count_text', 'time_text']
+           'drawn', 'sha256_file', 'Artefact', 'open_artefact', 'damage', 'safe_name', 'unknown', 'locked', 'build',
+           'lineage', 'checkout', 'home', 'need_space', 'bytes_text', 'count_text', 'time_text']
 
 # %% ../nbs/00_core.ipynb #00-002
 import difflib, errno, fcntl, hashlib, json, os, re, shutil
@@ -71,7 +71,7 @@ def read_jsonl(path:Path)->list[dict]:
     except ValueError as e:
         raise ValueError(f"{path} holds a line that is not JSON ({e}): the file is damaged; restore or delete it.") from e
 
-# %% ../nbs/00_core.ipynb #00-013
+# %% ../nbs/00_core.ipynb #00-b9adf2e5
 def plain(obj):
     "`obj` as JSON can hold it: dataclasses to dicts, tuples and sets to lists, paths to strings."
     if is_dataclass(obj): return plain(asdict(obj))
@@ -84,6 +84,13 @@ def plain(obj):
 def fingerprint(obj)->str:
     "16 hexadecimal digits of the SHA-256 of `obj` as canonical JSON."
     return hashlib.sha256(json.dumps(plain(obj), sort_keys=True, separators=(',', ':')).encode()).hexdigest()[:16]
+
+def drawn(
+    name:str,
+    what:str,   # What the number is for, up to 16 letters: numbers for different things are independent
+)->float:       # 0 to below 1
+    "A number that `name` alone decides: random from name to name, the same on every machine and in every year."
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8, person=what.encode()).digest(), 'big')/2**64
 
 def sha256_file(path:Path)->str:
     "SHA-256 of a file's content, in hexadecimal."
@@ -154,7 +161,7 @@ def locked(path:Path)->Iterator[None]:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
-# %% ../nbs/00_core.ipynb #00-021
+# %% ../nbs/00_core.ipynb #00-724fb9b9
 def build(
     out:Path,                          # Folder to make
     *,
@@ -191,22 +198,29 @@ def build(
                 shutil.rmtree(part)
                 raise
             paths = {k: dict(path=os.path.relpath(a.folder, out), fingerprint=a.fingerprint) for k,a in (inputs or {}).items()}
-            _seal(part, plan | dict(inputs=paths, counts=plain(counts), fingerprint=mark))
+            _seal(part, plan | dict(inputs=paths, counts=plain(counts), fingerprint=mark), found)
         if out.exists(): os.rename(out, out.parent/f'.{out.name}.old')
         os.rename(part, out)
         sync_folder(out.parent)
         shutil.rmtree(out.parent/f'.{out.name}.old', ignore_errors=True)
     return open_artefact(out)
 
-def _seal(folder:Path, manifest:dict):
-    "Drop scratch, put every file on the disk, and write `manifest` with their sizes and hashes, last."
+def _seal(folder:Path, manifest:dict, earlier:Artefact|None=None):
+    """Drop scratch, put every file on the disk, and write `manifest` with their sizes and hashes, last.
+
+    A file that is a link to the one of that name in `earlier` keeps its record: it is on the disk, and was hashed when it was committed.
+    """
+    known = earlier.manifest['files'] if earlier else {}
     for p in [p for p in folder.rglob('.*')]:
         if p.is_dir(): shutil.rmtree(p)
         else: p.unlink(missing_ok=True)
     files = {}
     for p in sorted(p for p in folder.rglob('*') if p.is_file()):
-        with open(p, 'rb') as f: os.fsync(f.fileno())
-        files[str(p.relative_to(folder))] = [p.stat().st_size, sha256_file(p)]
+        name = str(p.relative_to(folder))
+        if name in known and (earlier/name).exists() and (earlier/name).samefile(p): files[name] = known[name]
+        else:
+            with open(p, 'rb') as f: os.fsync(f.fileno())
+            files[name] = [p.stat().st_size, sha256_file(p)]
     write_json(folder/'manifest.json', manifest | dict(files=files))
 
 # %% ../nbs/00_core.ipynb #00-030

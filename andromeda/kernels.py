@@ -60,24 +60,31 @@ def plain(sight:Sight)->Callable:
         return torch.einsum('bhij,bjhd->bihd', weight_BHTT, v).to(v_BTGD.dtype)
     return mix
 
-# %% ../nbs/20_kernels.ipynb #20-c1f121bd
+# %% ../nbs/20_kernels.ipynb #20-e3f5eb2d
 def _one_type(q, k, v):
     "All three in the type that the product will have, so that what is added to queries and keys is not rounded later."
     kind = q.device.type
-    wanted = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else v.dtype
+    wanted = torch.get_autocast_dtype(kind) if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) else v.dtype
     return tuple(x.to(wanted) for x in (q, k, v))
 
 def _sdpa(q, k, v, **how):
-    "PyTorch's attention with heads third, as everywhere here."
+    "PyTorch's attention with heads third, as everywhere here. On a GPU none but its slowest way takes a mask and shared heads together."
+    if q.is_cuda and 'attn_mask' in how: k,v = (_shared(x, q.shape[2]) for x in (k, v))
     q,k,v = (x.transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1], **how).transpose(1, 2)
 
+def _shared(x_BTGD, H):
+    "A key or value for each query head; not copied where there is only one."
+    return x_BTGD[:, :, :, None].expand(-1, -1, -1, H//x_BTGD.shape[2], -1).flatten(2, 3)
+
 def dense(sight:Sight)->Callable:
     "SDPA with everything in one tensor, `[H, T, T]` numbers with ALiBi; with documents, for each text."
-    bias = alibi_bias(sight.heads, sight.T, sight.device) if sight.alibi else None
-    if not sight.packed: return lambda q, k, v: attention(q, k, v, bias, sight.causal)
-    mask = sight.seen() if bias is None else bias[None].masked_fill(~sight.seen(), -math.inf)
-    typed = lambda q: mask if bias is None or q.device.type=='cpu' else mask.to(q.dtype)
+    T,H,device = sight.T,sight.heads,torch.device(sight.device)
+    if not sight.packed and (device.type=='cpu' or not sight.alibi):                 # the bias is kept from batch to batch
+        return lambda q, k, v: attention(q, k, v, alibi_bias(H, T, device) if sight.alibi else None, sight.causal)
+    mask,j = sight.seen(),torch.arange(T, device=device)
+    if sight.alibi: mask = (alibi_slopes(H, device)[:, None, None]*(j - j[:, None])).masked_fill(~mask, -math.inf)
+    typed = lambda x: mask.to(x.dtype) if sight.alibi and device.type != 'cpu' else mask
     return lambda q, k, v: _sdpa(*(x := _one_type(q, k, v)), attn_mask=typed(x[0]))
 
 def _lengths(sight):
@@ -152,7 +159,7 @@ def _varlen(sight, compute):
         return compute(*qkv, at, at, T, T, scale=scale, window_size=(-1, 0 if sight.causal else -1), enable_gqa=H != k.shape[2]).view(B, T, H, -1)[..., :D]
     return mix
 
-# %% ../nbs/20_kernels.ipynb #20-5e234b01
+# %% ../nbs/20_kernels.ipynb #20-d98a2d43
 @functools.lru_cache(maxsize=8)
 @torch.inference_mode(False)  # a mask first made while sampling must serve training too
 def _no_documents(T, causal, device):
@@ -174,13 +181,13 @@ def flex(sight:Sight)->Callable:
         blocks = create_block_mask(seen, len(run), None, sight.T, sight.T, device=sight.device)
     else: blocks = _no_documents(sight.T, sight.causal, sight.device)
     far = (lambda score, b, h, i, j: score + slopes[h]*(j-i)) if sight.alibi else None
-    call = flex_attention if torch.device(sight.device).type=='cpu' or torch.compiler.is_compiling() else _compiled()
     def mix(q, k, v):
+        call = flex_attention if q.device.type=='cpu' or torch.compiler.is_compiling() else _compiled()
         q,k,v = (x.transpose(1, 2) for x in _one_type(q, k, v))
         return call(q, k, v, score_mod=far, block_mask=blocks, enable_gqa=q.shape[1] != k.shape[1]).transpose(1, 2)
     return mix
 
-# %% ../nbs/20_kernels.ipynb #20-c64d91d2
+# %% ../nbs/20_kernels.ipynb #20-1e624d04
 @functools.lru_cache(maxsize=None)
 def xformers_problem()->str:
     "Why xFormers cannot be used in this process, empty if it can; said as a warning, once."
@@ -212,8 +219,7 @@ def _xformers(sight, compute=None):
     def mix(q, k, v):
         B,T,H,D = q.shape
         wide_q,wide_k,wide_v,scale = _widen(sight, q, k, v)
-        shared = lambda x: x[:, :, :, None].expand(-1, -1, -1, H//x.shape[2], -1).flatten(2, 3)
-        qkv = (wide_q, shared(wide_k), shared(wide_v))
+        qkv = (wide_q, _shared(wide_k, H), _shared(wide_v, H))
         if sight.packed: qkv = (x.flatten(0, 1)[None] for x in qkv)
         return compute(*qkv, attn_bias=mask, scale=scale).reshape(B, T, H, -1)[..., :D]
     return mix
@@ -243,7 +249,7 @@ class Choice:
             lines.append(f"  {name:9}{cost} {why or 'taken'}")
         return '\n'.join(lines)
 
-# %% ../nbs/20_kernels.ipynb #20-d2684c7e
+# %% ../nbs/20_kernels.ipynb #20-14028a62
 def choose(
     texts:int,               # B
     T:int,                   # Positions
@@ -271,9 +277,9 @@ def _choose(B, T, H, G, D, device, dtype, causal, alibi, documents, names, round
     rows = []
     for name in names:
         try:
-            if why := _disagrees(KERNELS[name], sight(min(T, 256)), B, G, D, dtype): rows.append((name, None, None, why))
+            if why := _disagrees(KERNELS[name], sight(_comparable(B, T, H, device)), B, G, D, dtype): rows.append((name, None, None, why))
             else: rows.append((name, *_cost(KERNELS[name], sight(T), B, G, D, dtype, rounds), ''))
-        except (RuntimeError, ValueError, ImportError) as e:          # what kernels raise where they do not work; out of memory is one, too
+        except (RuntimeError, ValueError, ImportError, TypeError, AttributeError, AssertionError) as e:   # what kernels raise where they do not work, for lack of memory too
             rows.append((name, None, None, f'{type(e).__name__}: ' + ' '.join(str(e).split())[:160]))
     works = [r for r in rows if r[1] is not None]
     shape = f"{B} x {T} tokens, {H} heads of {D}, {G} for keys and values, {str(dtype)[6:]}"
@@ -292,10 +298,14 @@ def _run(kernel, sight, qkv):
     out = kernel(sight)(*qkv)
     return [out.detach(), *torch.autograd.grad(out.float().square().sum(), qkv)]
 
+def _comparable(B, T, H, device)->int:
+    "A length that the plain one can compute, too: on a GPU that of training where there is room, since kernels compile for each length."
+    room = torch.cuda.mem_get_info(device)[0]/3 if device.type=='cuda' else 0
+    return T if 20*B*H*T*T < room else min(T, 256)
+
 def _disagrees(kernel, sight, B, G, D, dtype)->str:
     "In which way a kernel differs from the plain one, empty if it does not: by a share of the largest number."
-    qkv = _qkv(sight, min(B, 2), G, D, dtype)
-    if sight.packed: sight = Sight(sight.T, sight.heads, sight.device, sight.causal, sight.alibi, sight.run_BT[:2])
+    qkv = _qkv(sight, B, G, D, dtype)
     within = 1e-3 if dtype==torch.float32 else .03
     for name,a,b in zip(('output', 'gradient of queries', 'gradient of keys', 'gradient of values'), _run(kernel, sight, qkv), _run(plain, sight, qkv)):
         off = ((a.float()-b.float()).abs().max()/b.float().abs().max()).item()

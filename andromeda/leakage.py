@@ -346,7 +346,7 @@ def load_index(
     overlap = Overlap(**read_json(Path(folder)/'manifest.json')['config']['overlap'])
     return Index(overlap, {p.stem: np.asarray(np.load(p, mmap_mode='r')) for p in Path(folder).glob('*.npy')})
 
-# %% ../nbs/13_leakage.ipynb #13-032
+# %% ../nbs/13_leakage.ipynb #13-665ced45
 def scan_part(item:dict, out:Path)->dict:
     "Task for `engine.run`: the documents of one part of a clean artefact that share anything with the questions, to `out/hits.parquet`."
     import pyarrow as pa, pyarrow.parquet as pq
@@ -355,9 +355,10 @@ def scan_part(item:dict, out:Path)->dict:
                         ('canary_start', pa.int64()), ('canary_end', pa.int64()), *((c, ints) for c in Found._fields)])
     out.mkdir()
     counts,docs = dict(read=0, hits=0),_kept(Path(item['part']), ['id', 'source', 'file', 'row'])
+    pieces = _pieces(*item['pieces']) if item['pieces'] else {}
     with pq.ParquetWriter(out/'hits.parquet', schema, compression='zstd') as f:
         while batch := list(islice(docs, 500)):
-            texts = [doc.pop('text') for doc in batch]
+            texts = [_blanked(doc.pop('text'), pieces.get(doc['id'], ())) for doc in batch]
             rows,some = [],any_canary(texts)
             for doc,text,near in zip(batch, texts, index.near(texts)):
                 found,canary = near and index.find(text),some and find_canary(text)
@@ -367,6 +368,21 @@ def scan_part(item:dict, out:Path)->dict:
             if rows: f.write_table(pa.Table.from_pylist(rows, schema))
             counts = dict(read=counts['read']+len(batch), hits=counts['hits']+len(rows))
     return counts
+
+@lru_cache(1)
+def _pieces(path, mark):
+    "The ranges that the search for duplicates cut, by document; `mark` is the hash of the file at `path`."
+    found = {}
+    for r in read_rows(Path(path), 'ranges.parquet', ['id', 'begin', 'end'], part=''): found.setdefault(r['id'], []).append((r['begin'], r['end']))
+    return found
+
+def _blanked(text, ranges):
+    "The text with line feeds in place of some ranges: the words of what is trained on, every one in its place."
+    at,left = 0,[]
+    for begin,end in ranges:
+        left += text[at:begin], '\n'*(end-begin)
+        at = end
+    return ''.join(left) + text[at:]
 
 def _kept(part, columns):
     "Documents of a part that failed no rule, without the lines that a rule cut: what would be trained on."
@@ -378,14 +394,14 @@ def _kept(part, columns):
         if cuts: doc['text'] = without(doc['text'], zip(cuts[::2], cuts[1::2]))
         yield doc
 
-# %% ../nbs/13_leakage.ipynb #13-033
-_VERSION = 1     # raised when the same documents and questions give another result
+# %% ../nbs/13_leakage.ipynb #13-2bcbbaf2
+_VERSION = 2     # raised when the same documents and questions give another result
 
 def leakage(
     cleaned:dict[str,Artefact],      # By source: made by `clean`; of documents that failed a rule nothing is asked
     evaluation:Artefact,             # Made by `evaluation_index`
     out:Path,                        # Usually home/leakage
-    duplicates:Artefact|None=None,   # Made by `dedup`: its removals are not looked at again
+    duplicates:Artefact|None=None,   # Made by `dedup`: its removals are not looked at again, nor are the pieces it cut
     workers:int|None=None,
     progress:Callable[[int,int],None]=lambda done,total: None,
     backend:str='processes',         # See `engine.run`
@@ -396,12 +412,13 @@ def leakage(
     """
     overlap = Overlap(**evaluation.config['overlap'])
     def make(folder):
-        items,keys = {},{}
+        items,keys,pieces = {},{},None
+        if duplicates and duplicates.counts.get('cut_ranges'): pieces = str((duplicates/'part-00000').absolute()), duplicates.manifest['files']['part-00000/ranges.parquet'][1]
         for source,artefact in cleaned.items():
             for part in sorted(p.name for p in artefact.folder.glob('part-*')):
                 name = f'scan-{fingerprint([source, part])}'
-                items[name] = dict(part=str((artefact/part).absolute()), index=str(evaluation.folder.absolute()), mark=evaluation.fingerprint)
-                keys[name] = fingerprint([_VERSION, CANARIES, evaluation.fingerprint, {f: r for f,r in artefact.manifest['files'].items() if f.startswith(f'{part}/')}])
+                items[name] = dict(part=str((artefact/part).absolute()), index=str(evaluation.folder.absolute()), mark=evaluation.fingerprint, pieces=pieces)
+                keys[name] = fingerprint([_VERSION, pieces and pieces[1], CANARIES, evaluation.fingerprint, {f: r for f,r in artefact.manifest['files'].items() if f.startswith(f'{part}/')}])
         counts = run(scan_part, items, folder, workers, progress, backend, keys, out)
         hits = lambda: (row for name in items for row in read_rows(folder/name, 'hits.parquet', part=''))
         found = _decide(folder, hits, evaluation, overlap, duplicates)

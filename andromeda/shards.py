@@ -6,7 +6,7 @@
 __all__ = ['SPLITS', 'INNERMOST', 'INDEX', 'split_of', 'Splits', 'own_split', 'plan_splits', 'build_splits', 'read_splits',
            'write_part', 'build_shards', 'Tokens', 'Doc', 'Shards', 'Place', 'where', 'parent', 'rules_passed']
 
-# %% ../nbs/15_shards.ipynb #15-002
+# %% ../nbs/15_shards.ipynb #15-28236371
 import errno, functools, hashlib, json, mmap, os, shutil
 from bisect import bisect_right
 from collections import Counter, OrderedDict
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import Artefact, build, bytes_text, damage, fingerprint, home, locked, open_artefact, read_json, unknown, write_json
+from .core import Artefact, build, bytes_text, damage, drawn, fingerprint, home, locked, open_artefact, read_json, sha256_file, unknown, write_json
 from .engine import run
 from .tokenizer import END_ID, Encoder, load_tokenizer, token_bytes
 
-# %% ../nbs/15_shards.ipynb #15-005
+# %% ../nbs/15_shards.ipynb #15-cce45031
 SPLITS = ('train', 'validation', 'test')
 
 def split_of(
@@ -35,7 +35,7 @@ def split_of(
 def _end(group):
     "The held-out split whose end of the line a group is nearer to, and how far it is from there, 0 to 0.5."
     # its own hash: files are sampled in the order of a plain hash of their names, and a sample must not be one split
-    u = int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8, person=b'split').digest(), 'big')/2**64
+    u = drawn(group, 'split')
     return ('test', u) if u < .5 else ('validation', 1-u)
 
 # %% ../nbs/15_shards.ipynb #15-010
@@ -199,7 +199,7 @@ def _batches(items, n):
             batch = []
     if batch: yield batch
 
-# %% ../nbs/15_shards.ipynb #15-017
+# %% ../nbs/15_shards.ipynb #15-219eff26
 def build_shards(
     documents:Callable[[],Iterable[dict]]|dict[str,Callable[[],Iterable[dict]]],  # Gives documents with id, group and text, and source, file,
                                   # row where known; or such functions by part, importable ones for several processes
@@ -208,10 +208,12 @@ def build_shards(
     inputs:dict[str,Artefact],    # What `documents` reads
     held_out:float=.05,           # See `split_of`
     splits:Splits|None=None,      # Of this source, see `plan_splits`; default: planned from these documents alone
-    keys:dict[str,str]|None=None, # By part, a fingerprint of its documents: a part whose key is as before is taken over, not encoded again
+    keys:dict[str,str]|Callable[[Splits],dict[str,str]]|None=None,  # By part, a fingerprint of its documents; a part whose key is as before is taken
+                                  # over, not encoded again. A function is asked with the splits, and its keys must cover those of the part's documents
     workers:int|None=None,
     progress:Callable[[int,int],None]=lambda done,total: None,
     batch:int=256,                # Documents encoded at a time, in each process
+    backend:str='processes',      # See `engine.run`
 )->Artefact:                      # counts: {split}_documents, {split}_tokens, {split}_bytes
     """The documents of one source as token files by split: the same bytes with any number of workers, and after any interruption.
 
@@ -221,8 +223,10 @@ def build_shards(
     def make(folder):
         plan = splits or plan_splits({'': lambda: (d for read in parts.values() for d in read())}, held_out)['']
         items = {p: dict(documents=read, tokenizer=str(tokenizer.folder), splits=plan, batch=batch) for p,read in parts.items()}
-        marks = keys and {p: fingerprint(dict(documents=keys[p], tokenizer=tokenizer.fingerprint, splits=plan, version=_VERSION)) for p in parts}
-        counts = run(write_part, items, folder, workers, progress, keys=marks, earlier=out if keys else None)
+        how = dict(tokenizer=sha256_file(tokenizer/'tokenizer.json'), version=_VERSION)      # by its content: one trained again may be the same
+        found,how = (keys(plan), how) if callable(keys) else (keys, how | dict(splits=plan))
+        marks = found and {p: fingerprint(how | dict(documents=found[p])) for p in parts}
+        counts = run(write_part, items, folder, workers, progress, backend, marks, out if marks else None)
         total = {f'{s}_{what}': sum(c[f'{s}_{what}'] for c in counts.values()) for s in SPLITS for what in ('documents', 'tokens', 'bytes')}
         if not total['train_documents']:
             raise ValueError(f"{Path(out).name}: no document fell into the training split ({total}): the source is too small, or all of it is held out.")

@@ -183,7 +183,7 @@ def whatif(folder, n=1_000_000):
 
 
 WHOLE = '''
-import json, resource, sys, time
+import json, re, sys, time
 from pathlib import Path
 from andromeda.clean import clean
 from andromeda.sources import Source, read_source
@@ -195,7 +195,8 @@ documents = read_source(Source('raw', 'high', 'prose', 'files', '', '', dict(pat
 middle = time.process_time()
 cleaned = clean(documents, out/'clean', workers=1)
 size = lambda a: sum(n for n,_ in a.manifest['files'].values())
-print(json.dumps(dict(read=middle-start, clean=time.process_time()-middle, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1e3, documents=cleaned.counts['read'],
+print(json.dumps(dict(read=middle-start, clean=time.process_time()-middle, peak_mb=int(re.search('VmHWM:[^0-9]+([0-9]+)', Path('/proc/self/status').read_text())[1])/1e3,     # ru_maxrss would be that of the process that started this one
+                       documents=cleaned.counts['read'],
                       kept=cleaned.counts['kept'], stored_mb=size(cleaned)/1e6, read_mb=size(documents)/1e6, fingerprint=cleaned.fingerprint)))
 '''
 
@@ -249,6 +250,8 @@ def hostile(folder):
 MORE = '''
 import json, sys, time
 from pathlib import Path
+import pyarrow, pyarrow.compute, pyarrow.parquet
+pyarrow.array(['loads pandas'])
 from andromeda.clean import clean
 from andromeda.core import open_artefact
 from andromeda.signals import warm_up
@@ -264,7 +267,7 @@ def more(folder):
 
 
 def one_percent(folder, mb):
-    "One file in a hundred comes to a source that was cleaned."
+    "One file in a hundred comes to a source that was cleaned; CPU seconds after imports."
     folder.mkdir()
     from andromeda.sources import Source, read_source
     rows = corpus(folder, 8)

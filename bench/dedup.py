@@ -3,7 +3,7 @@
 The corpus is the Python text of this machine, cut in documents, with copies planted at similarities that are counted. Each tool runs in a process of its own
 on one core; seconds are CPU time after its imports and a first small call. Appends to data/records/dedup.jsonl.
 
-    python bench/dedup.py compare     # all tools on 12 MB, rensa and ours on 87 MB (or one of them: compare all, compare rensa): the record `compare`
+    python bench/dedup.py compare     # all tools on 12 MB, those that take under a minute on 87 MB (or one of them: compare all, compare rensa): the record `compare`
     python bench/dedup.py growth 10 100 1000   # ours and rensa by size: the record `growth`
     python bench/dedup.py increment   # 1% more documents: the record `increment`
 
@@ -172,14 +172,15 @@ def cpu(): return sum(u.ru_utime+u.ru_stime for u in map(resource.getrusage, (re
 def one(tool, folder, core):
     "Run in a process of its own: a small corpus first, then the real one; prints what it cost and what it removed."
     os.sched_setaffinity(0, {core})
+    peak = {}
     with tempfile.TemporaryDirectory() as out:
         for name in ('small', 'real'):
             (Path(out)/name).mkdir()
             began = cpu()
             removed = TOOLS[tool](Path(folder)/'small' if name == 'small' else Path(folder), Path(out)/name)
+            peak[name] = round(int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])/1000)
         seconds = cpu()-began
-    peak = int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])/1000
-    print(json.dumps(dict(seconds=round(seconds, 3), process_seconds=round(cpu(), 3), peak_mb=round(peak), removed=removed)))
+    print(json.dumps(dict(seconds=round(seconds, 3), process_seconds=round(cpu(), 3), peak_mb=peak['real'], base_mb=peak['small'], removed=removed)))
 
 
 def measure(tool, folder, core=1):
@@ -232,7 +233,7 @@ def compare(mb, tools, repeats, folder):
     for t in tools:
         seconds = statistics.median(r['seconds'] for r in runs[t])
         rows.append(dict(tool=t, repeats=len(runs[t]), seconds=seconds, all_seconds=[r['seconds'] for r in runs[t]], mb_per_second=round(size/seconds, 2),
-                         process_seconds=statistics.median(r['process_seconds'] for r in runs[t]), peak_mb=statistics.median(r['peak_mb'] for r in runs[t]),
+                         process_seconds=statistics.median(r['process_seconds'] for r in runs[t]), **{k: statistics.median(r[k] for r in runs[t]) for k in ('peak_mb', 'base_mb')},       # base_mb: after fifty documents
                          removed=len(runs[t][0]['removed']), **judged(texts, planted, runs[t][0]['removed'], t.startswith('ours'))))
     base = rows[0]['seconds']
     return dict(documents=len(texts), mb=round(size, 1), rows=rows, times={r['tool']: round(r['seconds']/base, 2) for r in rows[1:]})
@@ -252,8 +253,8 @@ def main(mode, *args):
                 tools = dict(ours=5, ours_once=5, rensa=5, datasketch=5, datatrove=3)
                 record('compare', versions=versions(t for t in tools if t != 'ours_once'), **compare(12.4, list(tools), tools, folder/'a'))
             if not args or 'rensa' in args:
-                tools = dict(ours=5, ours_once=5, rensa=5)
-                record('compare', versions=versions(['ours', 'rensa']), **compare(86.6, list(tools), tools, folder/'b'))
+                tools = dict(ours=3, rensa=3, datasketch=1)
+                record('compare', versions=versions(tools), **compare(86.6, list(tools), tools, folder/'b'))
         elif mode == 'growth':
             for mb in map(float, args):
                 record('growth', versions=versions(['ours', 'rensa']), **compare(mb, ['ours', 'rensa'], dict.fromkeys(['ours', 'rensa'], 3 if mb <= 100 else 1), folder/str(mb)))

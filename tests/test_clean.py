@@ -242,6 +242,25 @@ def test_the_catalogue_names_rule_sets(tmp_path):
     with pytest.raises(ValueError, match="Did you mean 'gopher'"): rules_for(artefact(tmp_path/'in', {}, tmp_path/'other', rules=['gofer']))
 
 
+def test_a_lower_tier_asks_for_more(tmp_path):
+    "A tier has the rules of the one above it and more, except that code may repeat itself; sets named in the catalogue stand alone."
+    for kind in RULES:
+        documents = artefact(tmp_path/kind, {'a.txt': LONG}, tmp_path/f'{kind}-documents', kind=kind)
+        high,medium,low = (set(rules_for(documents, tier)) for tier in ('high', 'medium', 'low'))
+        assert set(RULES[kind]) == set(rules_for(documents)) == high < medium <= low and medium-high == set(RULE_SETS['private'])
+        assert low-medium == (set() if kind == 'code' else set(GOPHER_REPETITION))
+    named = artefact(tmp_path/'named', {'a.txt': LONG}, tmp_path/'documents', rules=['c4'])
+    assert rules_for(named, 'low') == C4_RULES
+    with pytest.raises(ValueError, match="Did you mean 'medium'"): rules_for(named, 'medum')
+
+
+def test_the_tier_decides_what_cleaning_removes(tmp_path):
+    found = {'key.txt': BREAKS['private', 'keys'][0], 'loop.txt': LONG.replace('\n', ' ')*3, 'good.txt': essay(random.Random(0))}
+    documents = artefact(tmp_path/'in', found, tmp_path/'documents')
+    left = lambda tier: {d['file'] for d in kept(clean(documents, tmp_path/f'{tier}', tier=tier, workers=1))}
+    assert [left(t) for t in (None, 'high', 'medium')] == [set(found), set(found), {'loop.txt', 'good.txt'}] and 'loop.txt' not in left('low')
+
+
 # ---------------------------------------------------------------- what if
 
 @pytest.mark.parametrize('seed', range(4))

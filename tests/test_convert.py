@@ -207,3 +207,16 @@ def test_the_presets_that_have_a_class_there_go_out_as_it():
     from andromeda.convert import _format
     wanted = dict(mpt='mpt', gpt3='gpt2', bert='bert', roberta='roberta', palm='andromeda', andromeda='andromeda')
     for family,kind in wanted.items(): assert _format(preset(f'{family}-100m'))==kind
+
+
+def test_a_file_whose_header_is_as_long_as_a_pickle_begins_is_read(tmp_path):
+    "The first bytes are the length of the header: 128 of them looked like a pickle."
+    from safetensors.torch import save_file
+    from andromeda.convert import _read_tensors
+    for spare in range(8, 400):
+        save_file({'w': torch.zeros(1)}, tmp_path/'x.safetensors', dict(note='x'*spare))
+        if (tmp_path/'x.safetensors').read_bytes()[:1] == b'\x80': break
+    else: raise AssertionError('no header of that length')
+    assert _read_tensors(tmp_path/'x.safetensors')[0]['w'].tolist() == [0]
+    torch.save({'w': torch.zeros(1)}, tmp_path/'y.safetensors')
+    with pytest.raises(ValueError, match='is a pickle'): _read_tensors(tmp_path/'y.safetensors')

@@ -12,7 +12,8 @@ import pytest
 
 from andromeda.clean import digest
 from andromeda.core import build, open_artefact
-from andromeda.dedup import Near, _pieces, clusters, dedup, grams, jaccard, settle, signature, split_groups, survivors, texts_of, without
+from andromeda.dedup import Near, _joined, _pieces, clusters, dedup, grams, jaccard, part_survivors, settle, signature, split_groups, survivors, texts_of, without
+from andromeda.shards import split_of
 from andromeda.sources import RowWriter, document_id, read_rows
 from andromeda.words import character_tables
 
@@ -199,6 +200,69 @@ def test_adding_documents_keeps_the_work_and_gives_the_result_of_a_fresh_start(t
     assert grown.manifest['files'] == fresh.manifest['files'] and grown.fingerprint == fresh.fingerprint
 
 
+def grown(tmp_path, stages, **how):
+    "`dedup` in one folder, one stage after the other; the manifest of each, and of a call from nothing."
+    for i,cleaned in enumerate(stages):
+        one,other = dedup(cleaned, tmp_path/'grown', workers=1, **how),dedup(cleaned, tmp_path/f'fresh{i}', workers=1, **how)
+        yield one, other
+
+
+@pytest.fixture
+def looked_at(monkeypatch):
+    "For each search for candidates, whether all documents were looked at, and whether it was enough."
+    import andromeda.dedup as module
+    seen,find = [],module._candidates
+    def noted(corpus, others, past, *rest):
+        found = find(corpus, others, past, *rest)
+        seen.append(('all' if past is None else 'touched', found is not None))
+        return found
+    monkeypatch.setattr(module, '_candidates', noted)
+    return seen
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_a_corpus_that_grows_by_a_few_documents_is_that_of_a_fresh_start(tmp_path, looked_at, seed):
+    "Sources come before, between and behind the others, with copies of old documents that are better or worse than they; the last threshold is another one."
+    r,pool = random.Random(seed),planted(seed, n=60)
+    names = r.sample(list(pool), len(pool))
+    some = lambda n: {k: r.choice([pool[k], pool[k].upper(), pool[k]+' and more']) for k in r.sample(names[:-20], n)} | {k: pool[k] for k in r.sample(names[-20:], 2)}
+    base = {'m': corpus(tmp_path/'m', {k: pool[k] for k in names[:-20]}, source='m', parts=4)}
+    a,b,c = (corpus(tmp_path/x, some(6), source=x) for x in 'abc')
+    stages = [base, base | dict(b=b), dict(a=a) | base | dict(b=b), dict(a=a) | base | dict(c=c, b=b)]
+    for one,other in grown(tmp_path, stages, near=Near(threshold=.6)): assert one.manifest['files'] == other.manifest['files'] and one.counts == other.counts
+    assert looked_at.count(('touched', True)) == 3
+    looked_at.clear()
+    strict,other = dedup(stages[-1], tmp_path/'grown', Near(threshold=.9), workers=1),dedup(stages[-1], tmp_path/'strict', Near(threshold=.9), workers=1)
+    assert strict.manifest['files'] == other.manifest['files'] and looked_at[0] == ('touched', True)
+
+
+def test_a_full_bucket_that_grows_is_looked_at_again(tmp_path, looked_at):
+    "A new document may take a place among the best of a bucket, and with it the pairs of another: then all are searched, and the result is that of a fresh start."
+    r = random.Random(4)
+    words = prose(r, 400)
+    filled = lambda n, tail: {f'{tail}{i}': ' '.join([*words, *prose(r, tail)]) for i in range(n)}
+    base = dict(s=corpus(tmp_path/'s', filled(100, 3), source='s', parts=3))
+    stages = [base, base | dict(t=corpus(tmp_path/'t', filled(3, 9), source='t'))]
+    for one,other in grown(tmp_path, stages, tiers=dict(s='high', t='high')): assert one.manifest['files'] == other.manifest['files']
+    assert ('touched', False) in looked_at
+
+
+@pytest.mark.parametrize('change', ['order', 'tier', 'gone', 'same.npy', 'similarities.npy', 'parts.json'])
+def test_what_is_known_is_not_used_where_it_no_longer_holds(tmp_path, looked_at, change):
+    "Another order, another tier, a source that left, a damaged file: everything is searched."
+    a,b = (corpus(tmp_path/x, planted(i, n=20), source=x) for i,x in enumerate('ab'))
+    tiers = dict(a='high', b='high')
+    first = dedup(dict(a=a, b=b), tmp_path/'d', tiers=tiers, workers=1)
+    if '.' in change: (first/change).write_bytes((first/change).read_bytes()[:-1]+b'}')
+    more = dict(a=a, b=b, c=corpus(tmp_path/'c', planted(3, n=3), source='c'))
+    if change == 'order': more = dict(b=b, a=a, c=more['c'])
+    if change == 'gone': more.pop('b')
+    tiers = dict(a='high', b='low' if change == 'tier' else 'high', c='high')
+    looked_at.clear()
+    one,other = (dedup(more, tmp_path/name, tiers={s: tiers[s] for s in more}, workers=1) for name in ('d', 'fresh'))
+    assert looked_at == [('all', True)]*2 and one.manifest['files'] == other.manifest['files']
+
+
 def test_filtered_documents_take_no_part(tmp_path):
     texts = dict(a='one two three four five six seven eight '*5, b='ONE two three four five six seven eight '*5)
     assert dedup(dict(s=corpus(tmp_path/'c', texts, failed=['a'])), tmp_path/'d', workers=1).counts['read'] == 1
@@ -245,8 +309,38 @@ def test_no_cluster_straddles_a_split(tmp_path):
     cleaned = corpus(tmp_path/'c', texts, groups=dict(a='book 1', b='book 2', c='book 3', d='book 3'))
     art = dedup(dict(s=cleaned), tmp_path/'d', workers=1)
     assert [r['file'] for r in rows(art)] == ['b']
-    assert split_groups(art) == {'book 3': 'book 1'}
-    assert {d['file']: d['group'] for d in survivors(cleaned, art)} == dict(a='book 1', c='book 1', d='book 1')
+    [[other, name]] = split_groups(art).items()
+    assert {other, name} == {'book 1', 'book 3'} and {d['file']: d['group'] for d in survivors(cleaned, art)} == dict(a=name, c=name, d=name)
+
+
+def test_documents_that_come_take_none_from_training_to_a_held_out_split():
+    "Clusters grow and join: each group that was for training stays there."
+    r = random.Random(4)
+    moved = 0
+    for _ in range(50):
+        links = [[f'group {r.randrange(300)}' for _ in range(r.randint(2, 4))] for _ in range(60)]
+        few,all_ = _joined(links[:40]),_joined(links)
+        split = lambda names, g: split_of(names.get(g, g), .25)
+        for g in {g for groups in links for g in groups}:
+            before,after = split(few, g),split(all_, g)
+            assert before != 'train' or after == 'train'
+            moved += before != after
+        for groups in links: assert len({all_.get(g, g) for g in groups}) == 1
+    assert moved                                            # some held-out ones do go to training
+
+
+def test_the_survivors_of_each_part_are_those_of_the_source(tmp_path):
+    r = random.Random(2)
+    texts = {f'{i}': prose(r, 80) for i in range(30)} | {f'copy {i}': '' for i in range(6)}
+    texts = {k: ' '.join(v or texts[k[-1]]) for k,v in texts.items()}
+    cleaned = corpus(tmp_path/'c', texts, parts=4)
+    art = dedup(dict(s=cleaned), tmp_path/'d', workers=1)
+    parts = sorted(cleaned.folder.glob('part-*'))
+    columns,leaked = ('id', 'group', 'text'),{document_id('s', '3', 0)}
+    found = [list(part_survivors(p, art.folder, columns, leaked)) for p in parts]
+    assert len(parts) == 4 and art.counts['duplicate'] == 6
+    assert sum(found, []) == list(survivors(cleaned, art, list(columns), leaked=leaked)) and all(found)
+    assert {d['id'] for f in found for d in f} == {d['id'] for d in survivors(cleaned, art)} - leaked
 
 
 def test_pieces_are_cut_where_a_better_document_has_them_and_can_be_put_back(tmp_path):

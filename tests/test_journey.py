@@ -22,7 +22,7 @@ from andromeda.core import damage, open_artefact
 from andromeda.dedup import account
 from andromeda.shards import SPLITS, Shards
 from andromeda.sources import read_rows
-from andromeda.stages import Corpus, Recipe, Stage, recipe_to_dict
+from andromeda.stages import Corpus, Recipe, Stage, recipe_from_dict, recipe_to_dict
 
 
 def toy():
@@ -60,6 +60,9 @@ def test_the_report_holds_what_was_promised(undisturbed):
         assert m['tokens'] == 3*12*4*32
     tiers = len(set(result['tiers'].values()))
     assert len(result['comparisons']) == 2*4*2*tiers                  # models, baselines, splits, tiers
+    asked = result['questions']
+    assert {r['model'] for r in asked['standings']} == {'palm-tiny', 'mpt-tiny'} and all(r['says'] in ('at chance', 'above chance', '-') for r in asked['standings'])
+    assert {(r['model'], r['other'], r['measure']) for r in asked['duels']} == {('palm-tiny', 'mpt-tiny', 'accuracy'), ('palm-tiny', 'mpt-tiny', 'bits_per_byte')}
     html = (undisturbed/'out'/'report.html').read_text()
     assert html.startswith('<!doctype html>') or html.startswith('<!DOCTYPE html>')
     assert 'http://' not in html.replace('http://www.w3.org', '') and 'src=' not in html
@@ -216,3 +219,81 @@ def test_a_failed_trainer_is_reported_with_code_1(undisturbed, tmp_path):
     code,text = said('run', tmp_path/'wild.json', '--out', tmp_path/'out', '--workers', '1')
     assert code == 1 and 'Lower peak_lr' in text and 'Traceback' not in text, text
     assert not (tmp_path/'out'/'report.json').exists()
+
+
+def grown_corpus(folder):
+    "A source of small files, in parts of a few of them, and a function that reads, cleans and encodes it; gives the parts that were encoded."
+    import andromeda.shards
+    from andromeda.journey import prepare
+    from andromeda.sources import Source
+    r,mine = random.Random(1),Source('mine', 'high', 'prose', 'text', '', '', dict(path=str(folder/'texts')))
+    words = [f'{a}{b}{c}' for a in 'bdfgklm' for b in 'aeiou' for c in 'nrst']
+    def add(name): (folder/'texts'/name).write_text(' '.join(r.choices(words, k=600)))
+    (folder/'texts').mkdir()
+    for i in range(60): add(f'{i}.txt')
+    def go(out, tokenizer=None):
+        made,task = [],andromeda.shards.write_part
+        def seen(item, part):
+            made.append(part)
+            return task(item, part)
+        with pytest.MonkeyPatch.context() as m:
+            m.setattr('andromeda.shards.write_part', seen)
+            m.setattr('andromeda.sources.PART_MB', .02)
+            corpus = Corpus(sources=('mine',), vocab=400, tokenizer_mb=.04, held_out=.1, tokenizer=tokenizer and str(tokenizer))
+            return prepare(corpus, folder/out, dict(mine=mine), workers=1),len(made)
+    return add, go
+
+
+def content(artefact): return {n: f for n,f in artefact.manifest['files'].items() if n != 'layout.json'}     # which names its tokenizer
+
+
+def test_a_file_that_comes_costs_the_encoding_of_its_part(tmp_path):
+    "And the result is that of doing all of it; also where the tokenizer is trained again and comes out the same."
+    add,go = grown_corpus(tmp_path)
+    first,parts = go('out')
+    assert parts == len(first.parts('mine')) > 5 and len(Shards(first.shards['mine']).layout['parts']) == parts
+    add('one more.txt')
+    second,made = go('out')
+    anew,every = go('anew')
+    assert 1 <= made <= 2 < every and content(second.shards['mine']) == content(anew.shards['mine'])
+    assert second.shards['mine'].fingerprint == anew.shards['mine'].fingerprint != first.shards['mine'].fingerprint
+    assert go('out')[1] == 0
+
+
+def test_a_kept_tokenizer_lets_everything_be_taken_over(tmp_path):
+    add,go = grown_corpus(tmp_path)
+    kept = go('out')[0].tokenizer.folder/'tokenizer.json'
+    shutil.copy(kept, tmp_path/'tokenizer.json')
+    first,_ = go('kept', tmp_path/'tokenizer.json')
+    for i in range(2): add(f'more {i}.txt')
+    second,made = go('kept', tmp_path/'tokenizer.json')
+    assert 1 <= made <= 4 < len(second.parts('mine')) and second.tokenizer.fingerprint == first.tokenizer.fingerprint
+    assert content(second.shards['mine']) == content(go('anew', tmp_path/'tokenizer.json')[0].shards['mine'])
+
+
+def test_the_tokenizer_reads_the_training_split_by_tier(undisturbed):
+    "Never a document that is held out; of each tier the share that the corpus asks for."
+    from andromeda.journey import Prepared, training_texts
+    from andromeda.shards import read_splits
+    out,corpus = undisturbed/'out',toy()[0].corpus
+    tiers = dict(manuals='high', stdlib='medium', pairs='low')
+    p = Prepared(tiers=tiers, cleaned={n: open_artefact(out/'clean'/n) for n in tiers}, duplicates=open_artefact(out/'dedup'), splits=read_splits(open_artefact(out/'splits')))
+    split = {d['text']: p.splits[n].of(d) for n in tiers for d in p.left(n)}
+    source = {d['text']: n for n in tiers for d in p.left(n)}
+    read = list(training_texts(p, corpus))
+    assert {split[t] for t in read} == {'train'}
+    size = {n: sum(len(t.encode()) for t in read if source[t] == n) for n in tiers}
+    assert sum(size.values()) >= 1e5 and all(size[n] >= share*1e5 for n,share in dict(manuals=.5, stdlib=.3, pairs=.2).items())
+
+
+def test_a_recipe_with_a_kept_tokenizer_is_saved_and_read(tmp_path):
+    "And a tokenizer that does not fit it is refused with the way out."
+    recipe = toy()[0]
+    kept = replace(recipe, packed='within', corpus=replace(recipe.corpus, tokenizer='tokenizer.json', tokenizer_weight=dict(high=1., medium=1., low=2.)))
+    held = json.loads(json.dumps(recipe_to_dict(kept)))
+    assert recipe_from_dict(held) == kept and kept.corpus.rows == 384
+    held['corpus']['tokenizer'] = 3
+    with pytest.raises(ValueError, match='tokenizer of a Corpus is 3'): recipe_from_dict(held)
+    with pytest.raises(ValueError, match="Did you mean 'within'"): replace(recipe, packed='withn')
+    add,go = grown_corpus(tmp_path)
+    with pytest.raises(ValueError, match='There is no tokenizer in'): go('out', tmp_path/'none.json')

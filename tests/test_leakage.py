@@ -258,6 +258,22 @@ def test_lines_that_cleaning_cut_are_not_looked_at(tmp_path):
     assert {leaked_text(cleaned, row)[1] for row in read_rows(leaks, 'ledger.parquet')} == {sentence(there)[:-1]}
 
 
+def test_pieces_that_were_cut_as_duplicates_are_not_looked_at(tmp_path):
+    "A paragraph with a question stands in three documents and is cut from two: of these, one stays. A question behind the cut is found in the other, and its place is that in the whole text."
+    r = random.Random(19)
+    twice,once = words(r, 20),words(r, 20)
+    notes = [' '.join(words(r, 40)) for _ in range(2)]
+    files = {'a.txt': f"{notes[0]} {' '.join(words(r, 40))}\n\n{' '.join(twice)}\n", 'b.txt': f"{notes[1]}\n\n{' '.join(twice)}\n\nend.\n", 'c.txt': f"{notes[1].upper()} so\n\n{' '.join(twice)}\n\n{' '.join(once)}\n"}
+    mine = dict(mine=corpus(tmp_path, files))
+    evaluation = evaluation_index([('exam', 'twice', ' '.join(twice)), ('exam', 'once', ' '.join(once))], tmp_path/'evaluation')
+    pieces = dedup(mine, tmp_path/'dedup', pieces='paragraph', workers=1)
+    assert pieces.counts['cut_ranges'] == 2
+    found = lambda duplicates: {row['file'] for row in read_rows(leakage(mine, evaluation, tmp_path/'leakage', duplicates, workers=1), 'ledger.parquet')}
+    assert found(None) == set(files) and found(pieces) == {'a.txt', 'c.txt'}
+    cut = leakage(mine, evaluation, tmp_path/'leakage', pieces, workers=1)
+    assert {leaked_text(mine, row)[1] for row in read_rows(cut, 'ledger.parquet') if row['file'] == 'c.txt'} == {' '.join(once)}
+
+
 # ---- canaries
 
 @pytest.mark.parametrize('canary', CANARIES)

@@ -3,12 +3,14 @@ import itertools
 import random
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from andromeda.mixture import FALCON, Ahead, Mixture, Portion, documents_in, interleave, mix_shares, mix_table, sequence_starts, shuffled, spread
+from andromeda.mixture import FALCON, PACKED, Ahead, Mixture, Portion, documents_in, interleave, mix_shares, mix_table, sequence_starts, shuffled, spread
 from andromeda.shards import Tokens
+from andromeda.stages import recipe_mixture
 from andromeda.tokenizer import END_ID
 
 
@@ -201,14 +203,25 @@ def test_document_numbers_follow_end_of_text(seed):
     for row,n in zip(ids, numbers):
         expected,k = [],0
         for t in row:
+            k += t == END_ID                                           # it begins the next one
             expected.append(k)
-            k += t == END_ID
         assert n.tolist() == expected
     starts = sequence_starts(numbers)
     pieces = [ids.ravel()[a:b] for a,b in zip(starts, starts[1:])]
     assert sum(map(len, pieces)) == ids.size
-    for p in pieces: assert (p[:-1] != END_ID).all()                  # nothing after the end of a document but the next piece
+    for p in pieces: assert (p[1:] != END_ID).all()                   # a piece ends where the next document begins
     assert {0, 30, 60, 90, 120, 150} <= set(starts.tolist())          # rows do not see each other
+
+
+def test_packed_within_the_same_rows_carry_their_documents():
+    "On any number of ranks; and a setting that there is not is refused."
+    sources,portions = dict(a=Numbers(900), b=Numbers(700)),(Portion('p', dict(a=.5, b=.5), 80),)
+    across,within = (Mixture(sources, portions, 10, 4, 3, how) for how in PACKED)
+    for step in range(20):
+        rows = within.batch_at(0, step)
+        assert rows.shape == (4, 2, 11) and np.array_equal(rows[:, 0], across.batch_at(0, step)) and np.array_equal(rows[:, 1], documents_in(rows[:, 0]))
+        assert np.array_equal(np.concatenate([within.batch_at(0, step, r, 2) for r in range(2)]), rows)
+    with pytest.raises(ValueError, match="Did you mean 'within'"): Mixture(sources, portions, 10, 4, 3, 'withn')
 
 
 def test_the_next_batch_is_made_while_the_model_works():
@@ -262,3 +275,46 @@ def test_falcons_shares_are_of_tokens():
     assert weights['a'] == pytest.approx(.75/4) and weights['g'] == pytest.approx(.75*3/4) and sum(weights.values()) == pytest.approx(1)
     with pytest.warns(UserWarning, match='No source of kind european web, books, conversations, code, technical: 25% of the shares'):
         assert spread(FALCON, dict(a='web'), dict(a=5)) == dict(a=1.)
+
+
+def recipe_of(**more):
+    from andromeda.stages import Corpus, Recipe, Stage
+    first = Stage(name='high', tier='high', tokens=4*10*50, peak_lr=1e-3)
+    second = Stage(name='low', tier='low', tokens=4*10*200, peak_lr=1e-3, replay=.5)
+    return Recipe(name='r', model='palm-tiny', corpus=Corpus(sources=('a', 'b'), vocab=60), stages=(first, second), length=10, batch=4, **more)
+
+
+def test_a_recipe_that_reads_a_small_tier_many_times_is_warned_of():
+    "And the cap holds: what the small one cannot give, the other gives."
+    sources,tiers = dict(a=Numbers(700), b=Numbers(6000)),dict(a='high', b='low')
+    with pytest.warns(UserWarning, match=r'a is small: 50\.0% of .* would read its 700 tokens 5\.7 times'): mixture = recipe_mixture(recipe_of(), tiers, sources)
+    [row] = [r for r in mixture.table() if (r['stage'], r['source']) == ('low', 'a')]
+    assert row['tokens'] == pytest.approx(4*700, abs=10) and mixture.packed == 'across'
+
+
+def test_a_recipe_packed_within_trains_on_rows_with_documents():
+    import torch
+    from andromeda.model import LM, preset
+    from andromeda.stages import train_stages
+    recipe = recipe_of(packed='within')
+    seen = []
+    class Seeing(LM):
+        def forward(self, ids_BT, **more):
+            seen.append((ids_BT, more['documents_BT']))
+            return super().forward(ids_BT, **more)
+    torch.manual_seed(0)
+    model = Seeing(preset('palm-tiny', vocab=1000, max_len=10, layers=1, d_model=64, heads=2))
+    mixture = recipe_mixture(recipe, dict(a='high', b='low'), dict(a=Numbers(900), b=Numbers(2000)))
+    losses = [r['loss'] for _,r in zip(range(3), train_stages(recipe, model, torch.optim.SGD(model.parameters(), .1), mixture))]
+    assert len(seen) == 3 and all(np.isfinite(losses))
+    for step,(ids,documents) in enumerate(seen): assert np.array_equal(np.stack([ids, documents], 1), mixture.batch_at(0, step)[:, :, :-1])
+
+
+@pytest.mark.parametrize('name', ['palm-100m', 'mpt-100m'])
+def test_making_batches_takes_less_than_a_hundredth_of_a_step_of_the_100m_models(name):
+    "By the record, and the sums of a step: even if nothing is made ahead, up to 60% of an H100's peak."
+    from andromeda.core import read_jsonl
+    from andromeda.model import flops_per_token, preset
+    from andromeda.trainer import PEAK_FLOPS
+    made = read_jsonl(Path(__file__).parent.parent/'data'/'records'/'shards.jsonl')[-1]['batch_tokens_a_second']
+    assert .6*PEAK_FLOPS['H100']/flops_per_token(preset(name), 2048)/made < .01

@@ -519,3 +519,44 @@ def test_training_goes_on_after_scoring_in_inference_mode():
         with torch.inference_mode(): m(tokens(c, 1, 170))
         m(tokens(c, 1, 170)).sum().backward()
         assert m.embed.weight.grad.abs().sum() > 0
+
+@pytest.mark.parametrize('family', WRITERS)
+def test_double_precision_says_the_same(family):
+    "PyTorch takes a single-precision bias for something else when the scores are in double precision, without an error."
+    m = perturbed(config(family))
+    for T in (5, 40, 100):
+        ids = tokens(m.config, 2, T)
+        with torch.no_grad(): torch.testing.assert_close(m.double()(ids), m.float()(ids), atol=1e-3, rtol=1e-3)
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_layers_computed_again_give_the_same_gradients(family):
+    c = preset(f'{family}-tiny')
+    ids = torch.randint(5, c.vocab, (2, 40), generator=torch.Generator().manual_seed(0))
+    calls,found = [],{}
+    for recompute in (False, True):
+        m = LM(c, recompute=recompute)
+        m.blocks[0].attn_out.register_forward_hook(lambda *_: calls.append(recompute))
+        objective_loss(m, ids, 4, torch.Generator().manual_seed(1)).backward()
+        found[recompute] = [w.grad for w in m.parameters()]
+    assert calls==[False, True, True]                                    # it was computed twice
+    for a,b in zip(*found.values()): torch.testing.assert_close(a, b)
+
+@pytest.mark.parametrize('family', ['palm', 'bert'])
+def test_nats_are_those_of_the_scores(family):
+    m = LM(preset(f'{family}-tiny'))
+    ids = torch.randint(2048, (2, 41), generator=torch.Generator().manual_seed(0))
+    scores = m(ids[:, :-1])
+    assert m(ids[:, :-1], targets_BT=ids[:, 1:]).item()==pytest.approx(F.cross_entropy(scores.flatten(0, 1), ids[:, 1:].flatten(), reduction='sum').item(), rel=1e-6)
+
+@pytest.mark.parametrize('rows', [1, 2, 8, 33])
+def test_a_product_by_the_quicker_way_is_the_same(rows, monkeypatch):
+    from andromeda.model import _Linear
+    torch.manual_seed(0)
+    layer,x = _Linear(1024, 1100), torch.randn(rows, 1, 1024)
+    plain = F.linear(x, layer.weight, layer.bias)
+    calls,real = [],F.linear
+    monkeypatch.setattr(F, 'linear', lambda *a: calls.append(1) or real(*a))
+    with torch.no_grad(): quick = layer(x)
+    torch.testing.assert_close(quick, plain, atol=1e-5, rtol=0)
+    assert bool(calls)==(rows in (1, 33))
+    assert layer(x).requires_grad                                        # training takes the usual one

@@ -10,7 +10,7 @@ from test_view import HOSTILE, Seen
 
 TAGS = set('''a b body caption circle div figcaption figure h1 h2 h3 head header html i li link meta nav p path pre rect section span
     style svg table tbody td text th thead title tr ul'''.split())
-ATTRIBUTES = set('''aria-label charset class colspan content cx cy d fill fill-opacity font height href http-equiv id lang name r rel
+ATTRIBUTES = set('''aria-label charset class colspan content cx cy d data-am-x fill fill-opacity font height href http-equiv id lang name r rel
     role stroke stroke-dasharray stroke-linejoin stroke-opacity stroke-width style text-anchor viewbox width x y'''.split())
 TIERS = dict(pydocs='high', topics='high', stdlib='medium', pairs='low', packages='low')
 
@@ -47,6 +47,7 @@ def made_up_result(seed=0, models=('palm-tiny', 'mpt-tiny'), steps=400):
                 command='andromeda run tiny --out runs/tiny', tiers=TIERS, ledger=[ledger(*x) for x in TIERS.items()],
                 tokenizer=dict(vocab=2048, bytes_per_token={s: r.uniform(2.5, 4) for s in TIERS}), mixture=mixture, models=made,
                 baselines=baselines, comparisons=comparisons,
+                questions=dict(standings=[dict(model='palm-tiny', task='how the text goes on', measure='accuracy', score=.4, low=.3, high=.5, n=90, random=.25, constant=.3, centred=.2, says='above chance', clean=None, dirty=None)], duels=[]),
                 lineage='run tiny  4c1d09e\n├─ shards  a93be77  812,000 tokens\n│  └─ clean  77f0d21\n└─ tokenizer  10f3c2d',
                 files=[dict(path='runs/tiny/report.html', bytes=81_233, what='this page'),
                        dict(path='runs/tiny/palm-tiny/model.safetensors', bytes=1_700_000, what='weights')],
@@ -169,7 +170,7 @@ def test_tier_bits_are_all_bits_over_all_bytes(seed):
     assert all(without[t] == out[t] for t in out if t not in (tiers[a], 'all'))
 
 OF_MODELS = dict(training='curve', stages='stages', test='test', samples='samples')             # section -> key
-OF_RUN = dict(comparisons='comparisons', data='ledger', mixture='mixture', lineage='lineage')
+OF_RUN = dict(comparisons='comparisons', questions='questions', data='ledger', mixture='mixture', lineage='lineage')
 
 @pytest.mark.parametrize('part', OF_MODELS | OF_RUN)
 def test_a_missing_part_is_left_out_and_named(part):

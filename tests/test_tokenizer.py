@@ -1,4 +1,5 @@
 "Any text comes back, and training sees nothing it should not."
+import json
 import random
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 
 from andromeda.bpe import pieces
 from andromeda.shards import SPLITS, Shards, Splits, build_shards, split_of
-from andromeda.tokenizer import (END_ID, END_OF_TEXT, Encoder, build_tokenizer, compare, load_tokenizer, merges_of, sample_texts, token_bytes,
+from andromeda.tokenizer import (END_ID, END_OF_TEXT, Encoder, build_tokenizer, compare, keep_tokenizer, load_tokenizer, merges_of, sample_texts, token_bytes,
                                  train_tokenizer)
 
 WORDS = ['mean', 'sum ', '  ', '\n', '\t', '3.14', '漢字', 'é', '👩‍🚀', '\u202e', '\0', END_OF_TEXT, 'Ω', '\r\n', '\x7f', '\ufeff']
@@ -182,3 +183,16 @@ def test_what_cannot_be_trained_is_one_clear_error(kind):
         with pytest.raises(ValueError, match=what): train_tokenizer(texts, vocab, kind, specials)
     with pytest.raises(ValueError, match="use 'bpe' or 'unigram'"): train_tokenizer(['a'], 300, 'words')
     assert train_tokenizer(['a'], 259, kind, SPECIALS).get_vocab_size() == 259
+
+
+def test_a_tokenizer_that_cannot_be_kept_is_refused(tokenizer, tmp_path):
+    "Another end-of-text, or tokens that stand for words; nothing is left behind."
+    from tokenizers import Tokenizer, models
+    words = Tokenizer(models.WordLevel({'<|endoftext|>': 0, 'mean': 1, 'Ġ漢': 2}, '<|endoftext|>'))
+    words.add_special_tokens(['<|endoftext|>'])
+    words.save(str(tmp_path/'words.json'))
+    held = json.loads(tokenizer.to_str().replace('<|endoftext|>', '<|end|>'))
+    (tmp_path/'end.json').write_text(json.dumps(held))
+    for name,said in (('words', 'no byte-level tokenizer'), ('end', r"'<\|endoftext\|>' has the id None, expected 0")):
+        with pytest.raises(ValueError, match=said): keep_tokenizer(tmp_path/'out', tmp_path/f'{name}.json', 10**5)
+        assert not (tmp_path/'out').exists()

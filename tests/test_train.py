@@ -1,4 +1,5 @@
 "One stage of training: pieces, precision, processes, numbers that are not finite."
+import inspect
 import json
 import subprocess
 import sys
@@ -9,9 +10,10 @@ import pytest
 import torch
 
 from andromeda.checkpoint import load_checkpoint, load_training_state, save_checkpoint, training_state
-from andromeda.model import LM, preset
+from andromeda.model import IGNORED, LM, WithHead, preset
+from andromeda.mixture import documents_in
 from andromeda.optim import make_optimizer
-from andromeda.train import next_token, train
+from andromeda.train import fine_tune, labelled_rows, masked_rows, masked_token, next_token, share_right, train
 
 CONFIG = dict(layers=2, vocab=64, max_len=32)
 
@@ -25,6 +27,11 @@ def rows(step, rank=0, world=1):
 def fresh(name='palm-tiny', optimizer='adamw'):
     model = LM(preset(name, **CONFIG), seed=3)
     return model, make_optimizer(model, 3e-3, name=optimizer)
+
+
+def hidden(step, rank=0, world=1):
+    "The same rows with some tokens hidden; a process has every `world`-th of them."
+    return np.concatenate([masked_rows(rows(step)[i:i+1], 63, 63, (0, step), i) for i in range(rank, 8, world)])
 
 
 def losses(*args, **kw): return [r['loss'] for r in train(*args, **kw)]
@@ -99,6 +106,51 @@ def test_memory_that_is_not_enough_for_one_row_is_said():
     with pytest.raises(MemoryError, match='1 sequences of 16 tokens.*shorter length'): losses(model, torch.optim.AdamW(model.parameters()), rows, 1, lambda s: 1e-3)
 
 
+def test_what_is_hidden_depends_on_the_row_and_its_place_only():
+    whole = masked_rows(rows(5), 63, 63, (1, 5))
+    assert np.array_equal(whole[3:6], masked_rows(rows(5)[3:6], 63, 63, (1, 5), first=3))
+    assert not np.array_equal(whole, masked_rows(rows(5), 63, 63, (1, 6))) and not np.array_equal(whole[:2], whole[2:4])
+    seen,asked = whole.swapaxes(0, 1)
+    assert (seen[asked == IGNORED] == rows(5)[:, :-1][asked == IGNORED]).all() and (asked[asked != IGNORED] == rows(5)[:, :-1][asked != IGNORED]).all()
+    many = np.concatenate([masked_rows(rows(s), 63, 63, (s,)) for s in range(60)])
+    asked = many[:, 1] != IGNORED
+    assert .12 < asked.mean() < .19 and asked.any(1).all() and .7 < (many[:, 0][asked] == 63).mean() < .9
+    ends = masked_rows(np.zeros((2, 17), np.int64), 63, 63, (0,))
+    assert (ends[:, 1] == IGNORED).all()                                     # nothing there that may be hidden
+
+
+def test_the_pieces_of_a_masked_batch_do_not_matter():
+    expected = losses(*fresh('bert-tiny'), hidden, 4, lambda s: 3e-3, objective=masked_token)
+    assert losses(*fresh('bert-tiny'), hidden, 4, lambda s: 3e-3, objective=masked_token, micro_batch=3) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_batch_that_asks_for_nothing_is_refused():
+    nothing = lambda step: masked_rows(np.zeros((2, 17), np.int64), 63, 63, (0,))
+    with pytest.raises(ValueError, match='step 0 asks for nothing'): losses(*fresh('bert-tiny'), nothing, 1, lambda s: 3e-3, objective=masked_token)
+
+
+@pytest.mark.parametrize('name,kind', [('bert-tiny', 'class'), ('palm-tiny', 'class'), ('bert-tiny', 'span')])
+def test_fine_tuning_is_the_same_in_pieces_and_each_time(name, kind):
+    texts = [r[:4+i%9].tolist() for i,r in enumerate(np.concatenate([rows(s) for s in range(4)]))]
+    answers = [t[0] % 2 if kind == 'class' else (len(t)-2, len(t)-1) for t in texts]
+    data = labelled_rows(texts, answers, 16)
+    make = lambda: WithHead(LM(preset(name, **CONFIG), seed=3), kind)
+    whole = make()
+    expected = [r['loss'] for r in fine_tune(whole, data, epochs=2, peak_lr=1e-3, batch=8, seed=4)]
+    pieces = [r['loss'] for r in fine_tune(make(), data, epochs=2, peak_lr=1e-3, batch=8, seed=4, micro_batch=3)]
+    assert pieces == pytest.approx(expected, abs=1e-4) and len(expected) == 8
+    model = make()
+    first = fine_tune(model, data, epochs=2, peak_lr=1e-3, batch=8, seed=4)
+    assert [next(first)['loss'] for _ in range(3)] == expected[:3]
+    assert 0 <= share_right(model, data) <= 1 and model.training
+
+
+def test_labels_that_cannot_be_learned_are_refused():
+    with pytest.raises(ValueError, match='2 texts and 1 answers'): labelled_rows([[1], [2]], [0], 4)
+    with pytest.raises(ValueError, match='answer of text 1 ends at token 5, but 4 tokens are read'): labelled_rows([[1, 2], [1]*9], [(0, 1), (2, 5)], 4)
+    with pytest.raises(ValueError, match='3 labelled rows do not make one batch of 32'): list(fine_tune(WithHead(fresh('bert-tiny')[0], 'class'), labelled_rows([[1]]*3, [0]*3, 4)))
+
+
 TOGETHER = """
 import json, sys, torch
 sys.path.insert(0, {here!r})
@@ -109,13 +161,14 @@ torch.set_num_threads(1)
 found = {{}}
 for case in sys.argv[1:]:
     how,precision,spoil = case.split('-')
-    model = spread(LM(preset('palm-tiny', **CONFIG), seed=3), how, precision)
+    masked = spoil == 'masked'
+    model = spread(LM(preset('bert-tiny' if masked else 'palm-tiny', **CONFIG), seed=3), how, precision)
     optimizer = make_optimizer(model, 3e-3, betas=(.9, .95), eps=1e-8, weight_decay=.1)
     calls = iter(range(100))
     def objective(model, batch):
-        total,n = next_token(model, batch)
+        total,n = (masked_token if masked else next_token)(model, batch)
         return (total*float('nan') if spoil == 'spoiled' and rank() == 1 and next(calls) == 2 else total), n
-    records = train(model, optimizer, lambda s: rows(s, rank(), processes()), 6, lambda s: 3e-3, precision=precision,
+    records = train(model, optimizer, lambda s: (hidden if masked else rows)(s, rank(), processes()), 6, lambda s: 3e-3, precision=precision,
                     micro_batch=None if spoil == 'spoiled' else 2, objective=objective)
     found[case] = [(r['loss'], r['gradient_norm'], r.get('skipped')) for r in records]
 for how in ('ddp', 'fsdp'):                       # go on from what one process saved, and save what one process will go on from
@@ -129,7 +182,7 @@ open(f'{folder}/{{rank()}}.json', 'w').write(json.dumps(found))
 torch.distributed.destroy_process_group()
 """
 
-CASES = ('ddp-fp32-whole', 'fsdp-fp32-whole', 'ddp-fp32-spoiled', 'fsdp-fp32-spoiled', 'ddp-bf16-whole', 'fsdp-bf16-whole')
+CASES = ('ddp-fp32-whole', 'fsdp-fp32-whole', 'ddp-fp32-spoiled', 'fsdp-fp32-spoiled', 'ddp-bf16-whole', 'fsdp-bf16-whole', 'ddp-fp32-masked', 'fsdp-fp32-masked')
 
 
 @pytest.fixture(scope='module')
@@ -152,7 +205,10 @@ def test_two_processes_learn_what_one_learns(together, case):
     how,precision,spoil = case.split('-')
     spoiled = {2} if spoil == 'spoiled' else ()                        # the third step, on the second process only
     for found in (one, other): assert [i for i,r in enumerate(found) if r[2]] == list(spoiled)
-    alone = [r for r in train(*fresh(), rows, 6, lambda s: 3e-3, precision=precision, passed_over=spoiled) if r['loss']]
+    name,batches,objective = ('bert-tiny', hidden, masked_token) if spoil == 'masked' else ('palm-tiny', rows, next_token)
+    model = LM(preset(name, **CONFIG), seed=3)
+    optimizer = make_optimizer(model, 3e-3, betas=(.9, .95), eps=1e-8, weight_decay=.1)
+    alone = [r for r in train(model, optimizer, batches, 6, lambda s: 3e-3, precision=precision, passed_over=spoiled, objective=objective) if r['loss']]
     close = 1e-5 if precision == 'fp32' else 2e-2
     for found in (one, other):
         assert [r[0] for r in found if r[0]] == pytest.approx([r['loss'] for r in alone], abs=close)
@@ -171,3 +227,78 @@ def test_one_process_then_two_then_one(together, how):
     model,optimizer = fresh()
     model.load_state_dict(tensors['model'])
     assert losses(model, optimizer, rows, 10, lambda s: 3e-3, start=6) != pytest.approx(undisturbed[6:], abs=1e-4)
+
+
+MEET = """
+import os, sys, time
+from datetime import timedelta
+import torch.distributed as dist
+from andromeda.train import join
+port,attempt,rank = sys.argv[1:4]
+os.environ.update(MASTER_ADDR='localhost', MASTER_PORT=port, TORCHELASTIC_USE_AGENT_STORE='True', TORCHELASTIC_RESTART_COUNT=attempt,
+                  RANK=rank, LOCAL_RANK=rank, WORLD_SIZE='2', LOCAL_WORLD_SIZE='2')
+if rank == '1': time.sleep(1)                      # the first one looks before this one has said where it is
+join(20)
+print('met', flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_attempt_does_not_look_for_the_dead_of_the_first(tmp_path):
+    "As under torchrun: one store, two processes that meet and are killed, and two more."
+    from datetime import timedelta
+    store = torch.distributed.TCPStore('localhost', 0, None, True, timedelta(seconds=30), wait_for_workers=False)
+    (tmp_path/'meet.py').write_text(MEET)
+    for attempt in '01':
+        both = [subprocess.Popen([sys.executable, str(tmp_path/'meet.py'), str(store.port), attempt, r], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for r in '01']
+        try: assert [p.stdout.readline() for p in both] == ['met\n']*2
+        finally:
+            for p in both:
+                p.kill()
+                p.communicate()
+
+
+class Counts(torch.nn.Module):
+    "Scores each id by how often it was read, in the same document if it is told which that is."
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, ids_BT, documents_BT=None):
+        seen_BTV = torch.nn.functional.one_hot(ids_BT, 64).float()
+        if documents_BT is None: documents_BT = torch.zeros_like(ids_BT)
+        assert documents_BT.shape == ids_BT.shape
+        same_BTT = (documents_BT[:, :, None] == documents_BT[:, None]).tril().float()
+        return self.weight*(same_BTT @ seen_BTV)
+
+
+def packed(step=0):
+    "Rows of three documents each, every one begun by end-of-text, with their numbers."
+    ids = np.random.default_rng(step).integers(1, 64, (4, 24))
+    ids[:, [0, 7, 15]] = 0
+    return ids, np.stack([ids, documents_in(ids)], 1)
+
+
+def apart(model, ids):
+    "Nats of the same rows, each document read alone; the end-of-text behind it is its last target."
+    ends = [0, 7, 15, 24]
+    return sum(next_token(model, torch.from_numpy(ids[:, a:b+1 if b < 24 else b]))[0].item() for a,b in zip(ends, ends[1:]))
+
+
+def test_packed_within_documents_are_learned_as_if_they_stood_alone():
+    ids,both = packed()
+    model = Counts()
+    (within,n),(across,m) = next_token(model, torch.from_numpy(both)), next_token(model, torch.from_numpy(ids))
+    assert n == m == 4*23 and within.item() == pytest.approx(apart(model, ids), rel=1e-6) and abs(within.item()-across.item()) > 1
+    def learned(**how):
+        model = Counts()
+        return losses(model, torch.optim.SGD(model.parameters(), .1), lambda step: packed(step)[1], 3, lambda s: .1, **how)
+    assert learned(micro_batch=3) == pytest.approx(learned(), rel=1e-6) and len(set(learned())) == 3
+
+
+@pytest.mark.skipif('documents_BT' not in inspect.signature(LM.forward).parameters, reason='this model has no attention within documents')
+@pytest.mark.parametrize('name', ['palm-tiny', 'mpt-tiny'])
+def test_a_model_packed_within_learns_documents_as_if_they_stood_alone(name):
+    ids,both = packed()
+    model = fresh(name)[0].eval()
+    with torch.no_grad(): assert next_token(model, torch.from_numpy(both))[0].item() == pytest.approx(apart(model, ids), rel=1e-4)

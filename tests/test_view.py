@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from andromeda import view
-from andromeda.view import Html, bars, curves, document, safe, table, table_text, tree, visible
+from andromeda.view import Html, bars, curves, document, hidden, marked, safe, table, table_text, tree, visible
 
 HOSTILE = [
     '<script>alert(1)</script>', '<ScRiPt src=//evil.example/x.js></sCrIpT>', '<img src=x onerror=alert(1)>',
@@ -27,8 +27,8 @@ HOSTILE = [
     '\U000e0001\U000e0041', 'v\ufe0f\U000e0100', '\u3164\uffa0\u115f', '\uffff\ufdd0', '\u0000<b\u0000>',
     'javascript:alert(1)', 'a' + '\u0301'*300, '\n</pre><b>\n', '\t"\t', "\\'; alert(1); //", 'x'*5000 + '<b>', '',
 ]
-TAGS = set('b circle caption div figcaption figure h3 path pre rect span svg table tbody td text th thead title tr'.split())
-ATTRIBUTES = set('aria-label class colspan cx cy d fill font height r role stroke stroke-dasharray stroke-linejoin '
+TAGS = set('b mark circle caption div figcaption figure h3 path pre rect span svg table tbody td text th thead title tr'.split())
+ATTRIBUTES = set('aria-label class colspan cx cy d data-am-x fill font height r role stroke stroke-dasharray stroke-linejoin '
                  'stroke-opacity stroke-width style text-anchor viewbox width x y'.split())
 
 class Seen(HTMLParser):
@@ -64,6 +64,8 @@ def everything(text):
     yield bars({text: {text: 1, 'b': None}, 'g': {text: text}}, text, text)
     yield document({'id': text, 'source': text, 'text': text, 'meta': {text: text}})
     yield tree(text)
+    yield marked(text)
+    yield table(hidden(text))
 
 @pytest.mark.parametrize('text', HOSTILE)
 def test_hostile_text_comes_out_as_text(text):
@@ -254,3 +256,9 @@ def test_lines_can_be_told_apart_without_every_cone(sight):
     for i in range(6):
         for j in range(i):
             if view._DASHES[i] == view._DASHES[j]: assert math.dist(lab[i], lab[j]) > 15, (sight, i, j)
+
+
+def test_a_document_as_rows_hold_it_shows_its_facts():
+    shown = document(dict(id='a', source='notes', text='x', meta='{"title": "On <b>"}'))
+    assert 'title: On &lt;b&gt;' in shown
+    assert 'title' not in document(dict(id='a', source='notes', text='x', meta=''))

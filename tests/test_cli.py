@@ -1,0 +1,157 @@
+"The command: steps on their own, numbers for machines, a model that leaves, and mistakes that are named."
+import json, subprocess, sys
+from dataclasses import replace
+
+import pytest
+
+from andromeda.cli import run_command
+from andromeda.core import write_json
+from andromeda.stages import Corpus, Recipe, Stage, recipe_to_dict
+
+
+@pytest.fixture(scope='module')
+def road(tmp_path_factory):
+    "The words for a small recipe of one's own text, in a folder."
+    folder = tmp_path_factory.mktemp('road')
+    (folder/'notes').mkdir()
+    for i in range(60): (folder/'notes'/f'{i}.txt').write_text(f'Note {i}. ' + ' '.join(f'The {w} of day {i} came {k} steps after noon.' for k,w in enumerate(['ship', 'cat', 'king', 'rain'][i%4:]*9)))
+    (folder/'notes'/'short.txt').write_text('Only this.')
+    (folder/'mine.toml').write_text('[sources.notes]\ntier = "high"\nkind = "prose"\nreader = "text"\npath = "notes"\nwhy = "a test"\n')
+    stage = Stage(name='high', tier='high', tokens=4*32*6, peak_lr=1e-3)
+    recipe = Recipe(name='notes', model='palm-tiny', corpus=Corpus(sources=('notes',), vocab=300, tokenizer_mb=1, held_out=.1), stages=(stage,), length=32, batch=4)
+    write_json(folder/'notes.json', recipe_to_dict(recipe))
+    return [str(folder/'notes.json'), '--sources', str(folder/'mine.toml'), '--out', str(folder/'out'), '--workers', '1']
+
+
+def said(capsys, *words):
+    capsys.readouterr()
+    code = run_command([*map(str, words)])
+    out,err = capsys.readouterr()
+    return code, out, err
+
+
+def test_clean_counts_again_without_a_rule(road, capsys):
+    code,out,_ = said(capsys, 'clean', *road, '--what-if', 'short=none', '--json')
+    found = json.loads(out)
+    assert code == 0 and found['rules'] == [dict(source='notes', rule='short', documents=1)]
+    assert [r['filtered'] for r in found['sources']] == [1] and [r['kept'] for r in found['what_if']] == [61]
+    assert 'Only this.' in said(capsys, 'clean', *road, '--show', 'short')[1]
+
+
+@pytest.mark.parametrize('words,says', [
+    (['clean', '--what-if', 'short=much'], 'expected RULE=VALUE'), (['clean', '--what-if', 'shord=1'], "Did you mean 'short'"),
+    (['clean', '--show', 'wide'], "Unknown rule"), (['shards', '--where', 'note:1'], 'expected SOURCE:TOKEN'), (['shards', '--where', 'notes:99999999'], 'there are')])
+def test_a_mistake_is_named(road, capsys, words, says):
+    code,_,err = said(capsys, words[0], *road, *words[1:])
+    assert code == 2 and says in err
+
+
+def test_the_tokenizer_splits_a_text_and_compares(road, capsys):
+    pieces = json.loads(said(capsys, 'tokenizer', *road, '--text', 'The cat came.', '--json')[1])
+    assert ''.join(p['text'] for p in pieces) == 'The cat came.'
+    file = road[4] + '/tokenizer/tokenizer.json'
+    rows = json.loads(said(capsys, 'tokenizer', *road, '--against', file, '--json')[1])['rows']
+    assert [r['tokenizer'] for r in rows] == ['this one', file] and rows[0]['tokens'] == rows[1]['tokens']
+
+
+def test_shards_say_where_a_token_came_from(road, capsys):
+    place = json.loads(said(capsys, 'shards', *road, '--where', 'notes:5', '--verify', '--json')[1])
+    assert place['source'] == 'notes' and place['file'].endswith('.txt') and place['before'].startswith('Note')
+
+
+def test_damaged_shards_are_found(road, capsys):
+    import pathlib
+    said(capsys, 'shards', *road)
+    path = next(pathlib.Path(road[4]).glob('shards/notes/part-*/train.bin'))
+    data = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(bytes([data[0]^1])+data[1:])
+    try: code,_,err = said(capsys, 'shards', *road, '--verify')
+    finally: path.write_bytes(data)
+    assert code == 2 and 'damaged' in err
+
+
+def test_a_model_leaves_and_gives_the_same_answers(road, capsys, tmp_path):
+    import torch
+    from pathlib import Path
+    from andromeda.cli import _parser, _steps
+    from andromeda.convert import load_model
+    from andromeda.runs import Run, create_run
+    from andromeda.stages import named_recipes
+    from andromeda.trainer import train_run, trained_model
+    p = _steps(_parser().parse_args(['shards', *road]), 'shards')
+    run = create_run(tmp_path/'runs'/'notes', named_recipes(road[0])[0], p.tiers, p.shards, p.tokenizer)
+    assert said(capsys, 'export', run.folder, tmp_path/'early')[0] == 2
+    train_run(run.folder, lambda *a: {}, lambda *a: [])
+    code,out,_ = said(capsys, 'export', run.folder, tmp_path/'model.safetensors')
+    assert code == 0 and out.strip() == str(tmp_path/'model.safetensors')
+    asked = torch.arange(20)[None] + 5
+    with torch.no_grad(): assert torch.equal(load_model(tmp_path/'model.safetensors')(asked), trained_model(Run(run.folder))(asked))
+    pytest.importorskip('transformers')
+    import andromeda.convert
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    assert said(capsys, 'export', run.folder, tmp_path/'folder')[0] == 0
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path/'folder')
+    with torch.no_grad(): torch.testing.assert_close(theirs(asked).logits, trained_model(run)(asked), atol=1e-5, rtol=0)
+    assert AutoTokenizer.from_pretrained(tmp_path/'folder').decode([*trained_tokens(p)]) == 'The cat'
+    assert json.loads(said(capsys, 'runs', tmp_path/'runs', '--json')[1])[0]['state'] == 'finished'
+
+
+def trained_tokens(p):
+    from andromeda.tokenizer import Encoder
+    return Encoder(p.tokenizer).encode('The cat')
+
+
+def test_completion_knows_every_command(capsys):
+    script = said(capsys, 'completion', 'bash')[1]
+    assert all(word in script for word in ('sources', 'tokenizer', '--what-if', '--lr-scale'))
+    done = subprocess.run(['bash', '-n'], input=script, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, '-c', "from andromeda.cli import main; main(['sources', 'list', '--json'])"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.wait(timeout=60) == 0 and b'failed' not in process.stderr.read()
+
+
+def test_reports_of_several_folders_are_drawn_beside_each_other(tmp_path, capsys):
+    scores = dict(notes=dict(bits_per_byte=2., bytes=100))
+    for name in 'ab':
+        (tmp_path/name/'runs'/'r').mkdir(parents=True)
+        model = dict(run='r', family='palm', parameters=10, tokens=5, curve=[dict(tokens=5, loss=2., lr=.1)], stages=[], test=scores)
+        write_json(tmp_path/name/'report.json', dict(recipe='r', models=dict(tiny=model), tiers=dict(notes='high')))
+        write_json(tmp_path/name/'runs'/'r'/'recipe.json', dict(recipe=dict(seed=ord(name))))
+    code,out,_ = said(capsys, 'report', tmp_path/'a', tmp_path/'b', '--out', tmp_path/'both.html')
+    page = (tmp_path/'both.html').read_text()
+    assert code == 0 and 'a: tiny' in out and all(x in page for x in ('b: tiny', 'What differs', 'seed', '97', '98'))
+    assert said(capsys, 'report', tmp_path)[0] == 2
+
+
+def test_a_run_is_asked_questions(road, capsys, tmp_path):
+    "Held-out text without a task; a task from a file, also with examples; two runs against each other; and a harness's task gives the same figure."
+    out = road[4]
+    if not (run := __import__('pathlib').Path(out)/'runs'/'notes').exists(): said(capsys, 'run', *road)
+    rows = json.loads(said(capsys, 'eval', run, '--json', '--limit', 20)[1])['standings']
+    assert [r['measure'] for r in rows] == ['accuracy', 'bits_per_byte'] and rows[0]['task'].endswith('notes') and rows[0]['random'] == .25
+    questions = [dict(goal=f'see the {w}', sol1='look at the king', sol2='noon', label=i%2) for i,w in enumerate(['ship', 'cat', 'king', 'rain']*2)]
+    for name in ('piqa.jsonl', 'piqa.train.jsonl'): (tmp_path/name).write_text('\n'.join(map(json.dumps, questions)))
+    code,text,_ = said(capsys, 'eval', run, '--tasks', 'piqa', '--data', tmp_path, '--shots', 2, '--against', run)
+    assert code == 0 and 'at chance' in text and 'no difference shown' in text
+    code,_,err = said(capsys, 'eval', run, '--tasks', 'pica', '--data', tmp_path)
+    assert code == 2 and "Did you mean 'piqa'" in err
+    pytest.importorskip('lm_eval', reason="the command runs lm-evaluation-harness")
+    [row,*_] = json.loads(said(capsys, 'eval', run, '--tasks', 'piqa', '--data', tmp_path, '--json')[1])['standings']
+    (tmp_path/'mine.yaml').write_text(f"""task: mine
+dataset_path: json
+dataset_kwargs: {{data_files: {{validation: {tmp_path/'piqa.jsonl'}}}}}
+validation_split: validation
+output_type: multiple_choice
+doc_to_text: "Question: {{{{goal}}}}\\nAnswer:"
+doc_to_target: label
+doc_to_choice: "{{{{[sol1, sol2]}}}}"
+metric_list: [{{metric: acc}}]
+""")
+    theirs = json.loads(said(capsys, 'eval', run, '--harness', 'mine', '--harness-files', tmp_path, '--json')[1])
+    assert theirs['mine']['acc,none'] == pytest.approx(row['score'])
