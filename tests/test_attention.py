@@ -1,5 +1,5 @@
 """What attention promises, over many seeds and shapes: the plain formula, no look ahead, distances and nothing else."""
-import math, subprocess, sys
+import math, os, subprocess, sys
 from pathlib import Path
 
 import pytest

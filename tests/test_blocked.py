@@ -27,7 +27,7 @@ def test_blocks_are_the_whole(T, H, G, alibi, keep, monkeypatch):
     bias = alibi_bias(H, T) if alibi else None
     assert (kept_weights(2, H, T) > 0)==keep
     for mine,plain in zip(run(blocked(Sight(T, H, alibi=alibi)), qkv), run(lambda q,k,v: attention(q, k, v, bias), qkv)):
-        assert (mine-plain).abs().max() <= 1e-5*plain.abs().max()
+        assert (mine-plain).abs().max() <= 1e-5*plain.abs().max() + 1e-6
 
 def test_the_future_cannot_be_seen():
     q,k,v = made(1, 100, 2, 2, 8)
