@@ -1,0 +1,115 @@
+"""What a run costs beside the bare loop, and how long it stands still when one of two processes is killed.
+
+    python bench/training.py              both parts, about four minutes; or name one: overhead, elastic
+
+overhead: a run with records, guards, status and checkpoints in the background takes a step, then a bare loop takes one on an equal model and
+batch, in the same process, `--steps` times. CPU seconds of the bare loop are those of its thread, those of the run all others of the
+process, background threads included. Model: `palm-small` or `mpt-small`, the stand-in for the 100M presets that fits one core.
+elastic: two processes under torchrun; the second one is killed with SIGKILL; seconds until the first record of a step after the restart.
+Appends to data/records/training.jsonl.
+"""
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import torch
+
+import andromeda.trainer as trainer
+from andromeda.model import LM, parameter_count
+from andromeda.optim import make_optimizer
+from andromeda.runs import create_run, launch
+from andromeda.shards import build_shards
+from andromeda.stages import Corpus, Recipe, Stage, model_config
+from andromeda.tokenizer import build_tokenizer
+from andromeda.train import next_token
+
+
+def data(folder, documents=3000):
+    "Made-up text, tokenized; enough for every step here."
+    docs = [dict(id=f'{i:016x}', group=str(i), text=' '.join(f'{i*k} is followed by {i*k+1}.' for k in range(1, 40))) for i in range(documents)]
+    tokenizer = build_tokenizer(folder/'tokenizer', [d['text'] for d in docs[:200]], 300, {})
+    return dict(tiers=dict(numbers='high'), shards=dict(numbers=build_shards(lambda: docs, folder/'shards'/'numbers', tokenizer, {})), tokenizer=tokenizer)
+
+
+def overhead(model, steps, every):
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = Recipe(name=model, model=model, corpus=Corpus(sources=('numbers',), vocab=4096), length=256, batch=4, checkpoint_every=every,
+                        stages=(Stage(name='one', tier='high', tokens=steps*4*256, peak_lr=1e-3),))
+        made = data(Path(folder))
+        run = create_run(Path(folder)/'run', recipe, **made)
+        bare = LM(model_config(recipe), seed=0)
+        optimizer = make_optimizer(bare, 1e-3)
+        spent = dict(bare=0., records=0)
+        original = trainer.train_stages
+        def both(recipe, model, optimizer_, mixture, *rest):
+            for step,record in enumerate(original(recipe, model, optimizer_, mixture, *rest)):
+                yield record
+                began = time.thread_time()
+                optimizer.zero_grad(set_to_none=True)
+                total,n = next_token(bare, torch.from_numpy(mixture.batch_at(0, step)))
+                (total/n).backward()
+                torch.nn.utils.clip_grad_norm_(bare.parameters(), 1.)
+                optimizer.step()
+                if step: spent['bare'] += time.thread_time()-began                       # the first step of both warms up
+                else: spent['begin'] = time.process_time()
+                spent['records'] += bool(step)
+        trainer.train_stages = both
+        trainer.train_run(run.folder, lambda model, stage, last: {}, lambda model, stage: [])
+        trainer.train_stages = original
+        ours = time.process_time()-spent['begin']-spent['bare']
+        size = sum(f.stat().st_size for f in (run.folder/'checkpoints'/f'step_{steps}').iterdir())
+    return dict(part='overhead', model=model, parameters=parameter_count(model_config(recipe)), steps=spent['records'], checkpoint_every=every, checkpoint_bytes=size,
+                bare_ms=round(1e3*spent['bare']/spent['records'], 1), run_ms=round(1e3*ours/spent['records'], 1), overhead=round(ours/spent['bare']-1, 4))
+
+
+def elastic():
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = Recipe(name='two', model='mpt-tiny', corpus=Corpus(sources=('numbers',), vocab=300), length=128, batch=16, checkpoint_every=20,
+                        stages=(Stage(name='one', tier='high', tokens=300*16*128, peak_lr=1e-3),), max_epochs=100)
+        run = create_run(Path(folder)/'run', recipe, **data(Path(folder), 300))
+        process = launch(run, processes=2)
+        def until(condition):
+            while not (found := condition()):
+                assert process.poll() is None, (run.folder/'log.txt').read_text()[-3000:]
+                time.sleep(.02)
+            return found
+        until(lambda: run.status.get('saved') and run.status['step'] > 30)
+        children = [int(c) for c in subprocess.run(['pgrep', '-P', str(process.pid)], capture_output=True, text=True).stdout.split()]
+        workers = [c for c in children if str(run.folder) in Path(f'/proc/{c}/cmdline').read_text()]
+        first = run.status['pid']
+        os.kill(next(c for c in workers if c != first), signal.SIGKILL)
+        began,at = time.monotonic(),run.metrics()[-1]['step']
+        until(lambda: run.status['pid'] != first)
+        back = until(lambda: len(run.metrics()) and (run.folder/'metrics.jsonl').stat().st_mtime > time.time()-.5 and run.metrics()[-1])
+        seconds = time.monotonic()-began
+        redone = at-back['step']+1
+        process.wait(300)
+        whole = run.status['state'] == 'finished' and [r['step'] for r in run.metrics()] == list(range(1, 301))
+    return dict(part='elastic', processes=2, killed_at=at, first_step_after=back['step'], steps_redone=redone, seconds_down=round(seconds, 1), finished_with_every_step_once=whole)
+
+
+def main():
+    words = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    words.add_argument('parts', nargs='*', default=['overhead', 'elastic'])
+    words.add_argument('--steps', type=int, default=60)
+    words.add_argument('--every', type=int, default=30, help='steps between checkpoints')
+    args = words.parse_args()
+    torch.set_num_threads(1)
+    found = [overhead(m, args.steps, args.every) for m in ('palm-small', 'mpt-small')] if 'overhead' in args.parts else []
+    if 'elastic' in args.parts: found.append(elastic())
+    where = dict(date=time.strftime('%Y-%m-%d'), cores=os.cpu_count(), torch=torch.__version__, python=platform.python_version(), load=round(os.getloadavg()[0], 1))
+    for record in found:
+        print(json.dumps(record), flush=True)
+        with open(ROOT/'data'/'records'/'training.jsonl', 'a') as f: f.write(json.dumps(record | where)+'\n')
+
+
+if __name__ == '__main__': main()
