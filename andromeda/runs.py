@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CALM', 'WANTS', 'WRITERS', 'Run', 'create_run', 'run_artefact', 'sole_trainer', 'control', 'launch', 'watch', 'runs',
-           'fork_run', 'keep_until', 'numbers_in', 'mirror', 'torchrun_words', 'slurm_script']
+           'fork_run', 'keep_until', 'numbers_in', 'mirror']
 
-# %% ../nbs/34_runs.ipynb #34-17d269ae
-import fcntl, os, shlex, shutil, socket, subprocess, sys, time
+# %% ../nbs/34_runs.ipynb #34-a2f3b518
+import fcntl, os, shutil, socket, subprocess, sys, time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -265,40 +265,3 @@ def mirror(
             if not alive: return count
             time.sleep(every)
     finally: close()
-
-# %% ../nbs/34_runs.ipynb #34-3031a363
-def torchrun_words(
-    run:Run,
-    nodes:int,        # Machines
-    devices:int,      # Processes on each, usually one for each GPU
-    host:str,         # Where they meet: name of one of the machines
-    id:str,           # The same on all, and another one for each job
-    restarts:int=3,   # Of all processes together, when one dies
-)->str:               # A line for a shell, the same on every machine
-    "The command that trains `run` on several machines."
-    if nodes < 1 or devices < 1: raise ValueError(f"{nodes} machines with {devices} devices each: expected 1 or more of both.")
-    return (f'TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --nnodes={nodes} --nproc-per-node={devices} --max-restarts={restarts} --rdzv-backend=c10d '
-            f'--rdzv-id={id} --rdzv-endpoint={host}:29500 --no-python andromeda train --as-asked {shlex.quote(str(run.folder))}')
-
-def slurm_script(
-    run:Run,
-    nodes:int=1,
-    devices:int=8,        # GPUs of each
-    hours:float=24,       # Until Slurm ends the job; it is queued again
-    more:tuple[str,...]=(),  # Other options of sbatch, such as '--partition=gpu'
-)->str:                   # For sbatch
-    """A batch script that trains the run and queues itself again when its time is up or a machine is taken away.
-
-    Two minutes before the end all processes are asked to stop, which saves a checkpoint. A run that was stopped by `control` stays stopped.
-    """
-    options = [f'--job-name={run.folder.name}', f'--nodes={nodes}', '--ntasks-per-node=1', f'--gpus-per-node={devices}', f'--time={int(hours*60)}', '--requeue',
-               '--open-mode=append', f'--output={run.folder/"log.txt"}', '--signal=B:USR1@120', *more]
-    words = torchrun_words(run, nodes, devices, '"$host"', '"$SLURM_JOB_ID-$SLURM_RESTART_COUNT"')
-    return '\n'.join(['#!/bin/bash', *(f'#SBATCH {o}' for o in options),
-        'host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-        'export SLURM_RESTART_COUNT=${SLURM_RESTART_COUNT:-0} host',
-        'again() { kill -TERM "$step"; wait "$step"; scontrol requeue "$SLURM_JOB_ID"; exit 0; }',
-        'trap again USR1 TERM',
-        f"srun --kill-on-bad-exit=1 bash -c {shlex.quote(words)} &",
-        'step=$!',
-        'wait "$step"', ''])
