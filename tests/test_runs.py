@@ -560,3 +560,31 @@ def test_a_killed_process_is_named(tmp_path, longer, data):
     process.kill()
     with pytest.raises(RuntimeError, match='Run run did not finish: its process was killed. Start it again to go on from its last checkpoint; its log is'):
         for _ in watch(run, process, .05): pass
+
+
+def test_a_run_of_hidden_tokens_is_measured_by_them(tmp_path, one, data):
+    from andromeda.journey import train_folder
+    run = create_run(tmp_path/'run', replace(one, model='bert-tiny', prompts=('1',)), **data)
+    train_folder(run.folder)
+    first,last = run.evals()
+    assert set(first) == {'step', 'stage', 'tokens', 'validation'} and set(last['test']['numbers']) == {'nats', 'tokens'}
+    assert 0 < last['validation']['numbers']['nats'] < first['validation']['numbers']['nats'] < 7 and not run.samples()
+    train_folder(run.folder)                                 # finished: nothing is done again
+    assert run.evals() == [first, last]
+
+
+def test_the_command_plans_and_trains_a_recipe_of_ones_own(tmp_path, monkeypatch, capsys, one, data):
+    import types
+    import andromeda.journey as journey
+    from andromeda.cli import run_command
+    from andromeda.stages import save_recipe
+    save_recipe(replace(one, prompts=('1',), sample_tokens=3), tmp_path/'mine.toml')
+    assert run_command(['train', str(tmp_path/'mine.toml'), '--plan', '--devices', '2']) == 0
+    assert 'palm-tiny: ' in (said := capsys.readouterr().out) and '2 x 17 token ids' in said and not (tmp_path/'out').exists()
+    monkeypatch.setattr(journey, 'prepare', lambda corpus, out: types.SimpleNamespace(**data))
+    assert run_command(['train', str(tmp_path/'mine.toml'), '--out', str(tmp_path/'out')]) == 0
+    run = Run(tmp_path/'out'/'runs'/'count')
+    assert run.status['state'] == 'finished' and [s['stage'] for s in run.samples()] == ['one', 'two']
+    assert run_command(['train', str(run.folder), '--plan']) == 0 and 'palm-tiny' in capsys.readouterr().out
+    monkeypatch.setitem(__import__('sys').modules, 'trackio', None)
+    assert run_command(['runs', str(run.folder), '--to', 'trackio']) == 2 and 'pip install trackio' in capsys.readouterr().err
