@@ -2,9 +2,9 @@
 
     python bench/training.py              both parts, about four minutes; or name one: overhead, elastic
 
-overhead: a run with records, guards, status and checkpoints in the background takes a step, then a bare loop takes one on an equal model and
-batch, in the same process, `--steps` times. CPU seconds of the bare loop are those of its thread, those of the run all others of the
-process, background threads included. Model: `palm-small` or `mpt-small`, the stand-in for the 100M presets that fits one core.
+overhead: a run with records, guards and status takes a step, then a bare loop takes one on an equal model and batch, in the same process,
+`--steps` times. CPU seconds of the bare loop are those of its thread, those of the run all of the process in its turn, threads included. A
+checkpoint is weighed by itself. Models: `palm-small` and `mpt-small`, the stand-ins for the 100M presets that fit one core.
 elastic: two processes under torchrun; the second one is killed with SIGKILL; seconds until the first record of a step after the restart.
 Appends to data/records/training.jsonl.
 """
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -40,35 +41,46 @@ def data(folder, documents=3000):
     return dict(tiers=dict(numbers='high'), shards=dict(numbers=build_shards(lambda: docs, folder/'shards'/'numbers', tokenizer, {})), tokenizer=tokenizer)
 
 
-def overhead(model, steps, every):
+def overhead(model, steps, rows):
+    "Without checkpoints but the last; that one is weighed by itself, and counts as one in 500 steps, the recipes' default."
     with tempfile.TemporaryDirectory() as folder:
-        recipe = Recipe(name=model, model=model, corpus=Corpus(sources=('numbers',), vocab=4096), length=256, batch=4, checkpoint_every=every,
-                        stages=(Stage(name='one', tier='high', tokens=steps*4*256, peak_lr=1e-3),))
-        made = data(Path(folder))
-        run = create_run(Path(folder)/'run', recipe, **made)
-        bare = LM(model_config(recipe), seed=0)
-        optimizer = make_optimizer(bare, 1e-3)
-        spent = dict(bare=0., records=0)
-        original = trainer.train_stages
+        recipe = Recipe(name=model, model=model, corpus=Corpus(sources=('numbers',), vocab=4096), length=256, batch=rows,
+                        stages=(Stage(name='one', tier='high', tokens=steps*rows*256, peak_lr=1e-3),))
+        run = create_run(Path(folder)/'run', recipe, **data(Path(folder)))
+        plain = LM(model_config(recipe), seed=0)
+        optimizer = make_optimizer(plain, 1e-3)
+        pairs,saves,resumed,original,save = [],[],[0.],trainer.train_stages,trainer._save
         def both(recipe, model, optimizer_, mixture, *rest):
             for step,record in enumerate(original(recipe, model, optimizer_, mixture, *rest)):
-                yield record
+                ours = time.process_time()-resumed[0]
                 began = time.thread_time()
                 optimizer.zero_grad(set_to_none=True)
-                total,n = next_token(bare, torch.from_numpy(mixture.batch_at(0, step)))
+                total,n = next_token(plain, torch.from_numpy(mixture.batch_at(0, step)))
                 (total/n).backward()
-                torch.nn.utils.clip_grad_norm_(bare.parameters(), 1.)
+                torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.)
                 optimizer.step()
-                if step: spent['bare'] += time.thread_time()-began                       # the first step of both warms up
-                else: spent['begin'] = time.process_time()
-                spent['records'] += bool(step)
-        trainer.train_stages = both
+                bare = time.thread_time()-began
+                resumed[0] = time.process_time()
+                yield record
+                pairs.append([ours, bare])
+                after = time.process_time()                 # what the run did with the record
+                pairs[-1].append(after-resumed[0])
+                resumed[0] = after
+        def weighed(*a, **k):
+            began = time.process_time()
+            done = save(*a, **k)
+            saves.append(time.process_time()-began)
+            return done
+        trainer.train_stages,trainer._save = both,weighed
         trainer.train_run(run.folder, lambda model, stage, last: {}, lambda model, stage: [])
-        trainer.train_stages = original
-        ours = time.process_time()-spent['begin']-spent['bare']
+        trainer.train_stages,trainer._save = original,save
         size = sum(f.stat().st_size for f in (run.folder/'checkpoints'/f'step_{steps}').iterdir())
-    return dict(part='overhead', model=model, parameters=parameter_count(model_config(recipe)), steps=spent['records'], checkpoint_every=every, checkpoint_bytes=size,
-                bare_ms=round(1e3*spent['bare']/spent['records'], 1), run_ms=round(1e3*ours/spent['records'], 1), overhead=round(ours/spent['bare']-1, 4))
+    kept = pairs[1:-1]                                      # the first warms up, the last saves
+    mean = lambda values: sum(values)/len(values)
+    ours,bare = mean([a+c for a,_,c in kept]),mean([b for _,b,_ in kept])
+    return dict(part='overhead', model=model, parameters=parameter_count(model_config(recipe)), tokens_a_step=rows*256, steps=len(kept), bare_ms=round(1e3*bare, 1), run_ms=round(1e3*ours, 1),
+                after_the_record_ms=round(1e3*mean([c for *_,c in kept]), 2), ratio_of_means=round(ours/bare, 4), median_of_ratios=round(median([(a+c)/b for a,b,c in kept]), 4),
+                checkpoint_ms=round(1e3*saves[-1], 1), checkpoint_bytes=size, bookkeeping_share=round((mean([c for *_,c in kept])+saves[-1]/500)/bare, 4))
 
 
 def elastic():
@@ -101,10 +113,11 @@ def main():
     words = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     words.add_argument('parts', nargs='*', default=['overhead', 'elastic'])
     words.add_argument('--steps', type=int, default=60)
-    words.add_argument('--every', type=int, default=30, help='steps between checkpoints')
+    words.add_argument('--rows', type=int, default=4, help='of 256 tokens in a step')
+    words.add_argument('--models', nargs='+', default=['palm-small', 'mpt-small'])
     args = words.parse_args()
     torch.set_num_threads(1)
-    found = [overhead(m, args.steps, args.every) for m in ('palm-small', 'mpt-small')] if 'overhead' in args.parts else []
+    found = [overhead(m, args.steps, args.rows) for m in args.models] if 'overhead' in args.parts else []
     if 'elastic' in args.parts: found.append(elastic())
     where = dict(date=time.strftime('%Y-%m-%d'), cores=os.cpu_count(), torch=torch.__version__, python=platform.python_version(), load=round(os.getloadavg()[0], 1))
     for record in found:
