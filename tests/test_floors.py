@@ -53,7 +53,7 @@ FLOORS = dict(
     inspect='core view sources clean dedup tokenizer shards mixture',
     dashboard='core view shards stages runs inspect',
     report='core view runs score',
-    journey='core sources clean dedup leakage tokenizer shards mixture model train stages runs trainer score report scoreboard',
+    journey='core sources clean dedup leakage tokenizer shards mixture model train stages runs trainer score scoreboard report',
     cli='core view sources clean dedup tokenizer shards convert stages runs trainer tasks harness scoreboard sweeps report journey',
 )
 FACE = {'view', 'inspect', 'dashboard', 'sweepboard'}                         # what a notebook shows; widgets inside functions only
