@@ -39,7 +39,7 @@ def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-09caffb1
+# %% ../nbs/60_cli.ipynb #60-1347d2cd
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -182,9 +182,9 @@ def _sweep(args):
     said = ''
     for _ in run_sweep(sweep, args.workers):
         if str(sweep) != said: print(said := str(sweep), file=sys.stderr, flush=True)
-    shown = ['trial', 'state', 'value', *sweep.space, 'why']
+    shown = {k: k for k in ('trial', 'state', 'value', *sweep.space, 'why')}
     rows = sorted(trials(sweep), key=lambda r: (r['value'] is None, r['value'] or 0))
-    print(table_text([{k: (f'{v:.4g}' if isinstance(v, float) else '' if v is None else v) for k,v in r.items() if k in shown} for r in rows]))
+    print(table_text([{k: (f'{v:.4g}' if isinstance(v, float) else '' if v is None else v) for k,v in r.items() if k in shown} for r in rows], shown))
 
 def _train(args):
     from andromeda.journey import train_folder

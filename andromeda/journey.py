@@ -293,7 +293,7 @@ def _advance(bar, status):
     if (step := status['step']) > bar.n: bar.update(step-bar.n)
     if status.get('loss') is not None: bar.set_postfix_str(f"{status['stage']} stage, loss {status['loss']:.2f}", refresh=False)
 
-# %% ../nbs/54_journey.ipynb #54-19cad7c0
+# %% ../nbs/54_journey.ipynb #54-40afd778
 def gather(
     recipes:tuple[Recipe,...],
     runs:list[Run],
@@ -323,7 +323,7 @@ def gather(
 ASKED = 40      # questions by source: seconds for a small model
 
 def _ask(runs):
-    "How the models stand on questions made of held-out text, and each of them against the first; models that read both ways are not asked."
+    "How the models stand on questions made of held-out text, and the first against each other; models that read both ways are not asked."
     from andromeda.scoreboard import CONTINUE, duel, score_run, standings
     found = {name: score_run(run, limit=ASKED) for name,run in runs.items() if model_config(run.recipe).causal}
     first,*others = [*found] or [None]
@@ -343,7 +343,13 @@ def _model_result(run):
     evals = [e for e in evals if e['step'] in ends]
     return dict(run=run.folder.name, family=config.family, parameters=parameter_count(config), tokens=metrics[-1]['tokens'], curve=curve,
                 stages=[{k: e[k] for k in ('stage', 'step', 'tokens', 'validation')} for e in evals],
-                test=evals[-1]['test'], samples=[s for s in run.samples() if s['step'] in ends])
+                test=evals[-1]['test'], samples=[s for s in run.samples() if s['step'] in ends], advice=_lead(run))
+
+def _lead(run):
+    "The one piece of advice on a run, with how sure it is; None for a run too short for any."
+    from andromeda.advice import CAUSES, lead
+    found = lead(run) if len(run.metrics()) >= 20 else None
+    return plain(found) | dict(title=CAUSES[found.cause]) if found else None
 
 def _ledger(p):
     "The account of each source, with how many documents each rule removed."
