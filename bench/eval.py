@@ -107,8 +107,8 @@ from andromeda.tokenizer import Encoder
 folder = Path(sys.argv[1])
 model = LM(preset('mpt-tiny', vocab=384, max_len=128))
 model.load_state_dict(load_checkpoint(newest_checkpoint(folder))[0]['model'])
-print(measure(ask_model(model, Encoder(folder/'tokenizer.json'), TASKS['piqa'], read_task(TASKS['piqa'], folder/'piqa.jsonl')), 'accuracy'))
-assert not {'transformers', 'datasets'} & set(sys.modules)
+print(measure(ask_model(model, Encoder(folder/'tokenizer.json', compiled=False), TASKS['piqa'], read_task(TASKS['piqa'], folder/'piqa.jsonl')), 'accuracy'))
+assert not {'transformers', 'datasets', 'numba'} & set(sys.modules)
 '''
 
 
@@ -122,14 +122,18 @@ def start():
         train_tokenizer(['the water was here and there']*3, 300).save(str(folder/'tokenizer.json'))
         save_checkpoint(folder, 1, dict(model=LM(preset('mpt-tiny', vocab=384, max_len=128)).state_dict()), dict(step=1))
         (folder/'piqa.jsonl').write_text('\n'.join(json.dumps(dict(goal='go', sol1='the water', sol2='here', label=i%2)) for i in range(20)))
-        found = dict(cpu=[], wall=[])
-        for i in range(REPEATS+1):
-            before,began = resource.getrusage(resource.RUSAGE_CHILDREN),time.perf_counter()
-            subprocess.run([sys.executable, '-c', START, str(folder)], check=True, env=os.environ | dict(PYTHONPATH=str(ROOT)), stdout=subprocess.DEVNULL)
+        found = dict(cpu=[], wall=[], torch_alone_cpu=[])
+        def run(code):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, '-c', code, str(folder)], check=True, env=os.environ | dict(PYTHONPATH=str(ROOT)), stdout=subprocess.DEVNULL)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            if i:                                                   # the first one fills the caches
-                found['cpu'].append(round(after.ru_utime+after.ru_stime-before.ru_utime-before.ru_stime, 3))
-                found['wall'].append(round(time.perf_counter()-began, 3))
+            return round(after.ru_utime+after.ru_stime-before.ru_utime-before.ru_stime, 3)
+        run(START)                                                  # fills the caches
+        for _ in range(REPEATS):
+            began = time.perf_counter()
+            found['cpu'].append(run(START))
+            found['wall'].append(round(time.perf_counter()-began, 3))
+            found['torch_alone_cpu'].append(run('import torch'))
     return dict(set='start', **{f'{k}_seconds': statistics.median(v) for k,v in found.items()}, all=found)
 
 
