@@ -293,7 +293,7 @@ def _shards(args):
     rows = [dict(tier=p.tiers[n], source=n) | {f'{s} tokens': a.counts[f'{s}_tokens'] for s in SPLITS} | dict(bytes=sum(f[0] for f in a.manifest['files'].values())) for n,a in p.shards.items()]
     print(table_text(rows, formats=dict(bytes=bytes_text))) if not args.json else _print_json(rows)
 
-# %% ../nbs/60_cli.ipynb #60-9acaa1ae
+# %% ../nbs/60_cli.ipynb #60-13e3b5c7
 def _model_commands(command):
     "What is done with finished work."
     p = command('export', _export, 'Write the model of a run for other tools: a folder of transformers, or one file of safetensors.')
@@ -333,7 +333,7 @@ def _one_run(folder):
     return Run(folder)
 
 def _eval(args):
-    from andromeda.scoreboard import board, duel, score_run, standings
+    from andromeda.scoreboard import board, duel, looks, score_run, standings
     from andromeda.tasks import find_tasks
     from andromeda.view import table_text
     for what in ('shots', 'limit'):
@@ -348,6 +348,7 @@ def _eval(args):
     if args.json: return _print_json(dict(standings=rows, against=pairs))
     print(table_text(board(rows)) if rows else 'There is too little held-out text to ask about: name tasks with --tasks.')
     if pairs: print(f'\n{args.folder} against {args.against}, on the same questions:\n{table_text(pairs)}')
+    if (seen := looks(run, 'test', 'bits per byte')) > 1: print(f"\nBits per byte of the test split were looked at {seen} times for this run.")
     for o in found.values():
         if o.notes.get('looks'): print(f"\nThe test split of {o.task} was looked at {o.notes['looks']} time(s) for this run.")
 

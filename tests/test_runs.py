@@ -588,3 +588,18 @@ def test_the_command_plans_and_trains_a_recipe_of_ones_own(tmp_path, monkeypatch
     assert run_command(['train', str(run.folder), '--plan']) == 0 and 'palm-tiny' in capsys.readouterr().out
     monkeypatch.setitem(__import__('sys').modules, 'trackio', None)
     assert run_command(['runs', str(run.folder), '--to', 'trackio']) == 2 and 'pip install trackio' in capsys.readouterr().err
+
+
+def test_measuring_within_a_stage_stays_within_its_time(tmp_path, monkeypatch, one, data):
+    "A measurement that takes longer than training is made once in a stage, and then waits until 5 of 100 seconds pay for it; ends of stages are measured all the same."
+    import time
+    from andromeda.stages import stage_ends
+    slow = lambda *a: time.sleep(.3) or measure(*a)
+    monkeypatch.setattr(module, 'MEASURE_FREE', 0.)
+    recipe = replace(one, measure_every=64)
+    run = create_run(tmp_path/'run', recipe, **data)
+    train_run(run.folder, slow, sample)
+    trained = sum(r['seconds'] for r in run.metrics())
+    within = [e['step'] for e in run.evals() if e['step'] not in stage_ends(recipe)]
+    assert run.evals()[-1]['step'] == 20 and within[0] == 1
+    assert .3*(len(within)-1) <= .05*trained < .3*20
