@@ -290,7 +290,7 @@ def _advance(bar, status):
     if (step := status['step']) > bar.n: bar.update(step-bar.n)
     if status.get('loss') is not None: bar.set_postfix_str(f"{status['stage']} stage, loss {status['loss']:.2f}", refresh=False)
 
-# %% ../nbs/54_journey.ipynb #54-1545acfc
+# %% ../nbs/54_journey.ipynb #54-40afd778
 def gather(
     recipes:tuple[Recipe,...],
     runs:list[Run],
@@ -320,10 +320,9 @@ def gather(
 ASKED = 40      # questions by source: seconds for a small model
 
 def _ask(runs):
-    "How the models stand on questions made of held-out text, and each of them against the first; models that read both ways are not asked."
-    from andromeda.model import preset
+    "How the models stand on questions made of held-out text, and the first against each other; models that read both ways are not asked."
     from andromeda.scoreboard import CONTINUE, duel, score_run, standings
-    found = {name: score_run(run, limit=ASKED) for name,run in runs.items() if preset(run.recipe.model).causal}
+    found = {name: score_run(run, limit=ASKED) for name,run in runs.items() if model_config(run.recipe).causal}
     first,*others = [*found] or [None]
     pairs = [dict(model=first, other=o) | row for o in others for row in duel(*({CONTINUE: found[m][CONTINUE]} if CONTINUE in found[m] else found[m] for m in (first, o)))]
     return dict(standings=[dict(model=name) | row for name,o in found.items() for row in standings(runs[name], o)], duels=pairs)

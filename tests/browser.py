@@ -41,17 +41,20 @@ def lacking():
     return ''
 
 
+def _cells(sources): return [dict(cell_type='code', id=f'c{i}', metadata={}, execution_count=None, outputs=[], source=s.splitlines(True)) for i,s in enumerate(sources)]
+
+
 def write_notebook(path, *cells, kernel='python3'):
     "A notebook of code cells."
-    made = [dict(cell_type='code', id=f'c{i}', metadata={}, execution_count=None, outputs=[], source=s.splitlines(True)) for i,s in enumerate(cells)]
-    path.write_text(json.dumps(dict(cells=made, metadata=dict(kernelspec=dict(display_name=kernel, language='python', name=kernel)), nbformat=4, nbformat_minor=5)))
+    path.write_text(json.dumps(dict(cells=_cells(cells), metadata=dict(kernelspec=dict(display_name=kernel, language='python', name=kernel)), nbformat=4, nbformat_minor=5)))
 
 
-def copy_page(name, folder):
-    "A page of the project in `folder`, without its outputs, so that what is seen was made now."
+def copy_page(name, folder, *more):
+    "A page of the project in `folder`, without its outputs, so that what is seen was made now; with more code cells at its end."
     notebook = json.loads((ROOT/'nbs'/f'{name}.ipynb').read_text(encoding='utf-8'))
     for cell in notebook['cells']:
         if cell['cell_type'] == 'code': cell.update(outputs=[], execution_count=None)
+    notebook['cells'] += _cells(more)
     (Path(folder)/f'{name}.ipynb').write_text(json.dumps(notebook))
 
 

@@ -16,45 +16,47 @@ def lab(tmp_path_factory):
     with Lab(tmp_path_factory.mktemp('lab')) as lab: yield lab
 
 
-def test_a_page_runs_from_top_to_bottom_and_shows_its_charts(lab):
-    copy_page('01_view', lab.folder)
+def test_a_page_runs_from_top_to_bottom_and_a_failing_cell_is_noticed(lab):
+    "Page 01 with a cell that fails at its end: the only one."
+    copy_page('01_view', lab.folder, 'raise KeyError("so there")')
     sheet = lab.open('01_view.ipynb')
-    sheet.run_all()
+    with pytest.raises(AssertionError, match='^cell [0-9]+: KeyError: .so there.$'): sheet.run_all()
     assert sheet.find('figure.am-figure svg').count() >= 3
     sheet.find('figure.am-figure').first.scroll_into_view_if_needed()
     assert sheet.shot('01_view').stat().st_size > 10_000
     assert not lab.ran and not lab.outside
 
 
-def test_a_failing_cell_is_noticed(lab):
-    write_notebook(lab.folder/'wrong.ipynb', '1', 'raise KeyError("so there")')
-    sheet = lab.open('wrong.ipynb')
-    with pytest.raises(AssertionError, match='cell 1: KeyError'): sheet.run_all()
-
-
-def test_a_click_reaches_python_and_comes_back(lab):
-    write_notebook(lab.folder/'click.ipynb', "import ipywidgets as w\nb, said = w.Button(description='go'), w.Label('-')\nb.add_class('t-go'), said.add_class('t-said')\n"
-                   "b.on_click(lambda _: setattr(said, 'value', 'clicked'))\nw.VBox([b, said])")
-    sheet = lab.open('click.ipynb')
-    sheet.run_all()
-    sheet.find('.t-go').click()
-    lab.until("() => document.querySelector('.t-said').textContent === 'clicked'", 10)
-    assert sheet.run('print(said.value)') == 'clicked\n'
-
-
-def test_the_inspection_page_answers_its_reader(lab):
-    "Page 50: filter, search, open a document, click a token, move a line, look at copies, mix."
-    copy_page('50_inspect', lab.folder)
+@pytest.fixture(scope='module')
+def inspection(lab, tmp_path_factory):
+    "Page 50, and behind it panels full of hostile documents."
+    copy_page('50_inspect', lab.folder, f"""import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from hostile import TEXTS
+from hostile import documents as hostile_documents
+from andromeda.tokenizer import train_tokenizer
+bad = Shelf(*(made := hostile_documents(Path({str(tmp_path_factory.mktemp('bad'))!r})))[:1], {{TEXTS[3]: TEXTS[11]}}, made[1])
+hostile = Explore(Found(bad, Encoder(train_tokenizer(TEXTS, 400))))
+for name in hostile.make: hostile.open(name)
+hostile.box.add_class('t-hostile')
+browse,lines,copies = (hostile.panels[n] for n in ('documents', 'thresholds', 'duplicates'))
+mixer = Mixer({{t: 1000 for t in TEXTS[:8]}}, dict.fromkeys(TEXTS, TEXTS[4]))
+hostile""", "mixer", "raw = clickable(Html('-'))\nraw")
     sheet = lab.open('50_inspect.ipynb')
     sheet.run_all()
-    explore = sheet.find('.widget-tab').last
+    return sheet
+
+
+def test_the_inspection_page_answers_its_reader(lab, inspection):
+    "Page 50: filter, search, open a document, click a token, move a line, look at copies, mix."
+    sheet = inspection
+    explore = sheet.find('.widget-tab:not(.t-hostile)')
     explore.scroll_into_view_if_needed()
     browse = explore.locator('.am-browse')
     browse.get_by_label('search').fill('import')
     browse.get_by_label('search').press('Enter')
-    lab.until("() => [...document.querySelectorAll('.widget-tab .am-browse .widget-label')].some(e => /^[1-9][0-9]* documents/.test(e.textContent))", 10)
+    lab.until("() => [...document.querySelectorAll('.widget-tab:not(.t-hostile) .am-browse .widget-label')].some(e => /^[1-9][0-9]* documents/.test(e.textContent))", 10)
     browse.get_by_label('ended').select_option('filtered')
-    lab.until("() => [...document.querySelectorAll('.widget-tab .am-browse tbody tr')].filter(e => e.textContent.includes('filtered')).length > 0", 10)
+    lab.until("() => [...document.querySelectorAll('.widget-tab:not(.t-hostile) .am-browse tbody tr')].filter(e => e.textContent.includes('filtered')).length > 0", 10)
     browse.locator('[data-am^="doc "]').first.click()
     browse.locator('[data-am^="token "]').nth(5).click()
     browse.get_by_text('Merges, in the order of learning').or_(browse.get_by_text('A byte: no merges.')).first.wait_for()
@@ -68,7 +70,7 @@ def test_the_inspection_page_answers_its_reader(lab):
     slider.focus()
     for key in ['Home'] + ['PageUp']*3: slider.press(key)
     lines.get_by_text('wide: just removed').wait_for()
-    lab.until("() => [...document.querySelectorAll('.am-thresholds td')].some(e => /^-[1-9]/.test(e.textContent))", 10)      # fewer are kept
+    lab.until("() => [...document.querySelectorAll('.widget-tab:not(.t-hostile) .am-thresholds td')].some(e => /^-[1-9]/.test(e.textContent))", 10)      # fewer are kept
     sheet.shot('50_inspect-thresholds')
     explore.get_by_role('tab', name='duplicates').click()
     explore.locator('.am-copies [data-am="cluster 0"]').click()
@@ -80,23 +82,9 @@ def test_the_inspection_page_answers_its_reader(lab):
     assert not lab.ran and not lab.outside
 
 
-def test_no_widget_lets_a_document_act(lab, tmp_path):
+def test_no_widget_lets_a_document_act(lab, inspection):
     "The panels in JupyterLab; at the end, text that nobody escaped in `clickable`, and in a plain HTML widget, which does run."
-    write_notebook(lab.folder/'hostile.ipynb', f"""import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-from pathlib import Path
-from hostile import TEXTS, documents
-from andromeda.inspect import *
-from andromeda.tokenizer import Encoder, train_tokenizer
-from andromeda.view import Html, clickable
-cleaned,duplicates = documents(Path({str(tmp_path)!r})/'made')
-shelf = Shelf(cleaned, {{TEXTS[3]: TEXTS[11]}}, duplicates)
-everything = Explore(Found(shelf, Encoder(train_tokenizer(TEXTS, 400))))
-for name in everything.make: everything.open(name)
-browse,lines,copies = (everything.panels[n] for n in ('documents', 'thresholds', 'duplicates'))
-mixer = Mixer({{t: 1000 for t in TEXTS[:8]}}, dict.fromkeys(TEXTS, TEXTS[4]))
-everything""", "mixer", "raw = clickable(Html('-'))\nraw")
-    sheet = lab.open('hostile.ipynb')
-    sheet.run_all()
+    sheet = inspection
     sheet.run("""for page in range(1, browse.page.max+1): browse.page.value = page
 for place in range(200):
     browse.tokens.value = bool(place % 2)
@@ -104,9 +92,9 @@ for place in range(200):
 browse.search.value = '<script'
 lines.sliders['short'].value = lines.sliders['short'].max
 lines._clicked(dict(key='doc 0')); copies._clicked(dict(key='cluster 0')); copies._clicked(dict(key='doc 3'))""")
-    for tab in ('thresholds', 'duplicates', 'documents'): sheet.find('.widget-tab').get_by_role('tab', name=tab).click()
+    for tab in ('thresholds', 'duplicates', 'documents'): sheet.find('.t-hostile').get_by_role('tab', name=tab).click()
     sheet.run("raw.value = Html('<b class=last>here</b>' + ''.join(TEXTS[::4]))")
-    sheet.find('.am-clicks b').get_by_text('here').wait_for(state='attached')
+    lab.until("() => [...document.querySelectorAll('.am-clicks b')].some(e => e.textContent === 'here')", 20)
     lab.page.wait_for_timeout(500)
     sheet.shot('hostile')
     assert (lab.ran, lab.outside) == ([], [])

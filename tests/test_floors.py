@@ -45,6 +45,7 @@ FLOORS = dict(
     score='core tokenizer shards model',
     tasks='core records hub adapters likelihood metrics score',
     harness='core adapters tokenizer model likelihood score',
+    heads='tokenizer model optim train metrics tasks',
     scoreboard='core adapters sources leakage tokenizer shards runs trainer metrics tasks',
     sweeps='core stages runs',
     advice='core stages runs',

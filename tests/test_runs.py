@@ -265,6 +265,56 @@ def test_one_of_two_processes_is_killed_and_both_go_on(tmp_path, longer, data, s
     assert run.evals()[-1]['weight'] == pytest.approx(calm.evals()[-1]['weight'], rel=1e-5)
 
 
+KILLED = """
+import json, random, signal, sys, threading, os, time
+from pathlib import Path
+import torch
+import andromeda.trainer as trainer
+# a process that is born ready: forks of it train and are killed, so that each kill costs no import
+folder,kills,seed,calm_seconds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+evaluate = lambda model, stage, last: dict(weight=float(next(model.parameters()).detach().abs().sum()), last=last)
+dice,moments = random.Random(seed),[]
+while True:
+    child = os.fork()
+    if not child:
+        sys.stderr = open(os.devnull, 'w')
+        trainer.train_run(folder, evaluate, lambda model, stage: [])
+        os._exit(0)
+    after = dice.uniform(.02, calm_seconds/3) if len(moments) < kills else 1e9
+    began = time.monotonic()
+    ended = began+after
+    while (found := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < ended: time.sleep(.002)
+    if found == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    status = json.loads((folder/'status.json').read_text()) if (folder/'status.json').exists() else {}
+    moments.append(dict(after=time.monotonic()-began, step=status.get('step', 0)))
+    if status.get('state') == 'finished': break
+print(json.dumps(moments))
+"""
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+@pytest.mark.parametrize('kills', [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_sigkill_at_random_moments_of_training_changes_nothing(tmp_path, longer, data, precision, kills):
+    "Losses, weights, optimiser, evaluations and the documents of every batch are those of a run that was left alone."
+    import subprocess, sys
+    size = 40 if kills == 10 else 600
+    recipe = replace(longer, precision=precision, checkpoint_every=5, measure_every=20*64, stages=(replace(longer.stages[0], tokens=size*4*16), longer.stages[1]))
+    script = tmp_path/'killed.py'
+    script.write_text(KILLED)
+    def trained(name, kills, calm):
+        run = create_run(tmp_path/name, recipe, **data)
+        done = subprocess.run([sys.executable, str(script), str(run.folder), str(kills), '0', str(calm)], capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return run, json.loads(done.stdout)
+    calm,[once] = trained('calm', 0, 1)
+    killed,moments = trained('killed', kills, once['after'])
+    assert len(moments) > min(kills, 10)*.6 and killed.status['state'] == 'finished'
+    assert outcome(killed) == outcome(calm)
+    for r in (calm, killed): assert [m['step'] for m in r.metrics()] == list(range(1, size+9))
+
+
 def test_a_full_disk_is_an_alarm_and_not_the_end(tmp_path, monkeypatch, recipe, data):
     "Records wait, the checkpoint is tried again, and the run ends as if nothing had been."
     import errno
@@ -386,7 +436,7 @@ def test_a_loop_in_a_cell_is_interrupted_anywhere_and_goes_on(one, data):
     from andromeda.shards import Shards
     from andromeda.stages import recipe_mixture
     shards = {n: Shards(a) for n,a in data['shards'].items()}
-    make = lambda **how: module.Training(one, recipe_mixture(recipe, data['tiers'], shards), out=io.StringIO(), **how)
+    make = lambda **how: module.Training(one, recipe_mixture(one, data['tiers'], shards), out=io.StringIO(), **how)
     calm = make()
     for _ in calm: pass
     def stop(model, step):
