@@ -221,7 +221,7 @@ def too_short(a:Account)->Finding|None:
     return Finding('too_short', min(sure, .99), f"The fitted curve says that twice the tokens would lower the loss by {gain:.2f} nats ({low:.2f} to {high:.2f}), four times by {four[0]:.2f} ({four[1]:.2f} to {four[2]:.2f}).",
                    f"Train on {count_text(2*len(a.loss)*a.step_tokens)} tokens, if there is as much text.", dict(gain=gain, low=low, high=high, loss=now))
 
-# %% ../nbs/43_advice.ipynb #43-18ff9aed
+# %% ../nbs/43_advice.ipynb #43-938221a4
 WOBBLE = .004    # Share by which bits per byte of a source go up and down between measurements of small models; a guess, from data/records/advice_runs.jsonl
 
 def _rises(a):
@@ -234,12 +234,13 @@ def _rises(a):
         first,last = a.evals[low]['step'],a.evals[-1]['step']
         read = a.seen(last)[s]-a.seen(first)[s]
         others = [a.bits(a.evals[-1])[o]/a.bits(a.evals[low])[o]-1 for o in a.unique if o != s and o in a.bits(a.evals[low]) and o in a.bits(a.evals[-1])]
-        if others and min(others) > (bits[-1]/bits[low]-1)/2: continue            # everything got worse: that is no matter of one source
-        yield dict(source=s, rise=bits[-1]/bits[low]-1, bits=bits[-1], lowest=bits[low], step=first, last=last, share=read/((last-first)*a.step_tokens), epochs=a.seen(last)[s]/a.unique[s])
+        alone = not others or min(others) <= (bits[-1]/bits[low]-1)/2          # or did everything get worse?
+        learned = _mean(a.loss[max(0, first-20):first])-_mean(a.loss[max(0, last-20):last])     # what the loss of the training text fell by meanwhile
+        yield dict(source=s, rise=bits[-1]/bits[low]-1, bits=bits[-1], lowest=bits[low], step=first, last=last, share=read/((last-first)*a.step_tokens), epochs=a.seen(last)[s]/a.unique[s], alone=alone, learned=learned)
 
 def overfitting(a:Account)->Finding|None:
     "A source that was read more than twice got worse by 1% while it was being read."
-    found = [r for r in _rises(a) if r['epochs'] > 2 and r['share'] > .05]
+    found = [r for r in _rises(a) if r['epochs'] > 2 and r['share'] > .05 and (r['alone'] or r['learned'] > 0)]
     if not found: return None
     r = max(found, key=lambda r: r['rise'])
     return Finding('overfitting', _sure(r['rise'], .01, WOBBLE), f"{r['source']} was read {r['epochs']:.1f} times; on validation text it went from {r['lowest']:.3f} bits per byte at step {r['step']:,} to {r['bits']:.3f}, while it was trained on.",
@@ -247,7 +248,7 @@ def overfitting(a:Account)->Finding|None:
 
 def hurts(a:Account)->Finding|None:
     "A source got worse by 1% while it was not repeated: what was read instead pushes it out."
-    found = [r for r in _rises(a) if not (r['epochs'] > 2 and r['share'] > .05)]
+    found = [r for r in _rises(a) if r['alone'] and not (r['epochs'] > 2 and r['share'] > .05)]
     if not found: return None
     r = max(found, key=lambda r: r['rise'])
     stage = a.stages[a.stage[min(r['last'], len(a.stage))-1]]
