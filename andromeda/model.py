@@ -8,7 +8,7 @@ __all__ = ['FAMILIES', 'COMMON', 'CHOICES', 'PRESETS', 'ORIGIN', 'ACTIVATIONS', 
            'init_weights', 'fastest_kernel', 'compile_model', 'mask_tokens', 'objective_loss', 'training_memory',
            'training_hours', 'describe', 'recommend', 'WithHead', 'draw', 'generate']
 
-# %% ../nbs/21_model.ipynb #21-bc612790
+# %% ../nbs/21_model.ipynb #21-d4c8f179
 import math
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import alibi_bias, attention, rotate, xpos
 from .core import bytes_text, count_text, unknown
 from .loss import PIECE, total_nats
-from .kernels import KERNELS, Choice, Sight, choose, places, usual_kernel
+from .kernels import KERNELS, Choice, Sight, choose, places, usual_kernel, xformers_problem
 
 # %% ../nbs/21_model.ipynb #21-005
 FAMILIES = {
@@ -263,7 +263,7 @@ class Cache:
         for old,new in zip(self.kept[layer], (k_BTGD, v_BTGD)): old[:, self.length:end] = new
         return tuple(x[:, :end] for x in self.kept[layer])
 
-# %% ../nbs/21_model.ipynb #21-315cd285
+# %% ../nbs/21_model.ipynb #21-eaf4e603
 def _look(q, k, v, turns, mix, keep=None):
     "Attention of one layer, from queries and keys that do not know their places yet."
     if turns: q,k = rotate(q, *turns[0]), rotate(k, *turns[1])
@@ -288,7 +288,8 @@ def _mix(model, ids_BT, real, cache, documents):
     if documents is not None and documents.shape != ids_BT.shape:
         raise ValueError(f"documents_BT has shape {tuple(documents.shape)}; expected a number for each token, {tuple(ids_BT.shape)}.")
     sight = Sight(T, c.heads, ids_BT.device, c.causal, alibi, documents)
-    return KERNELS[model.kernel or usual_kernel(sight)](sight)
+    missing = model.kernel=='xformers' and xformers_problem()       # which says so, once
+    return KERNELS[usual_kernel(sight) if missing or model.kernel is None else model.kernel](sight)
 
 # %% ../nbs/21_model.ipynb #21-6a500c4b
 class LM(nn.Module):
