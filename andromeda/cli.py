@@ -39,7 +39,7 @@ def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-1347d2cd
+# %% ../nbs/60_cli.ipynb #60-3c945ce1
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -81,6 +81,8 @@ def _parser():
     p.add_argument('--workers', type=int, default=1, help='trials at a time (default: 1)')
     p.add_argument('--worker', type=int, metavar='N', help='be one worker, of this number, in this process')
     p.add_argument('--promote', metavar='NAME', help='write the best trial as the recipe NAME.json in the folder of the sweep')
+    p = command('advise', _advise, 'What to change next in a run, with the evidence and how sure it is.')
+    p.add_argument('folder', type=Path, help='the run: a folder with recipe.json')
     p = command('train', _train, 'Train one run in this process, from wherever it is; or say what it would take.')
     p.add_argument('folder', type=Path, help='the run: a folder with recipe.json; or a recipe, as for run, with the data under --out')
     p.add_argument('--plan', action='store_true', help='shapes, memory, tokens, hours and disk, before anything starts')
@@ -185,6 +187,14 @@ def _sweep(args):
     shown = {k: k for k in ('trial', 'state', 'value', *sweep.space, 'why')}
     rows = sorted(trials(sweep), key=lambda r: (r['value'] is None, r['value'] or 0))
     print(table_text([{k: (f'{v:.4g}' if isinstance(v, float) else '' if v is None else v) for k,v in r.items() if k in shown} for r in rows], shown))
+
+def _advise(args):
+    from andromeda.advice import advise, lead
+    from andromeda.runs import Run
+    if not (args.folder/'recipe.json').exists(): raise ValueError(f"{args.folder} is not one run: give the folder of the run, as `andromeda runs` names it.")
+    run = Run(args.folder)
+    if found := advise(run): return print(*found, sep='\n')
+    print('Nothing that is sure enough to act on.', *([f'A suspicion: {f}'] if (f := lead(run)) else []), sep='\n')
 
 def _train(args):
     from andromeda.journey import train_folder

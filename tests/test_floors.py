@@ -55,7 +55,7 @@ FLOORS = dict(
     dashboard='core view shards stages runs inspect',
     report='core view runs score',
     journey='core sources clean dedup leakage tokenizer shards mixture model train stages runs trainer score scoreboard advice report',
-    cli='core view sources clean dedup tokenizer shards convert stages runs trainer tasks harness scoreboard sweeps report journey',
+    cli='core view sources clean dedup tokenizer shards convert stages runs trainer tasks harness scoreboard sweeps advice report journey',
 )
 FACE = {'view', 'inspect', 'dashboard', 'sweepboard'}                         # what a notebook shows; widgets inside functions only
 WIDGETS = {'ipywidgets', 'anywidget', 'traitlets', 'IPython'}
