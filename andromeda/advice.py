@@ -278,7 +278,7 @@ def starves(a:Account)->Finding|None:
                        f"Give {s} a higher tier or a larger share, and prove the mixture with proxies (nbs/43_proposal).", dict(source=s, share=share, slope=slope[s], gain=gain/len(slope), error=wrong/len(slope)))
     return None
 
-# %% ../nbs/43_advice.ipynb #43-b1695e1f
+# %% ../nbs/43_advice.ipynb #43-ef75e296
 INITIAL = .02     # Standard deviation of a weight at the beginning, in most presets
 
 def lr_high(a:Account)->Finding|None:
@@ -289,9 +289,9 @@ def lr_high(a:Account)->Finding|None:
     if len(means) < 4: return None
     rises = [(m-min(means[:k]), k) for k,m in enumerate(means) if k]
     rise,k = max(rises)
-    long = sum(r > rise/4 for r,_ in rises[k-1:])*width         # steps until it is back
+    long = sum(r > rise/4 for r,_ in rises)*width               # steps that it was up
     if long < 2*width: return None                               # a spike
-    return Finding('lr_high', _sure(rise, .2+error, error), f"Around step {(k+1)*width}, at a learning rate of {a.lr[k*width]:.2g}, the loss rose by {rise:.2f} nats and took {long} steps to come back.",
+    return Finding('lr_high', _sure(rise, .2+error, error), f"Around step {(k+1)*width}, at a learning rate of {a.lr[k*width]:.2g}, the loss was up to {rise:.2f} nats higher than before, for {long} steps.",
                    f"Lower the learning rate (to a third, {a.lr.max()/3:.2g}, to begin with) or double the warmup; a sweep finds the best one.", dict(rise=rise, steps=long, error=error))
 
 def lr_low(a:Account)->Finding|None:

@@ -39,7 +39,7 @@ def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-448e686e
+# %% ../nbs/60_cli.ipynb #60-1347d2cd
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -65,6 +65,8 @@ def _parser():
     wish.add_argument('--fork', type=Path, metavar='NEW', help='a new run in the folder NEW that goes on from a checkpoint of this one')
     p.add_argument('--step', type=int, help='the checkpoint to fork from (default: the newest)')
     p.add_argument('--lr-scale', type=float, metavar='X', help='multiply the learning rate of the recipe by X from now on')
+    p.add_argument('--to', metavar='WRITER', help='carry the records to tensorboard, wandb or trackio')
+    p.add_argument('--follow', action='store_true', help='with --to: go on while it trains')
     p.add_argument('--processes', type=int, default=1, help='with --resume: processes on this machine, usually one for each GPU')
     p = command('sweep', _sweep, 'One recipe varied, each trial a run. Run it again to go on; on another machine, give its folder.')
     p.add_argument('recipe', help='a recipe, as for run (of several, the first); or the folder of a sweep, to go on with it')
@@ -79,8 +81,12 @@ def _parser():
     p.add_argument('--workers', type=int, default=1, help='trials at a time (default: 1)')
     p.add_argument('--worker', type=int, metavar='N', help='be one worker, of this number, in this process')
     p.add_argument('--promote', metavar='NAME', help='write the best trial as the recipe NAME.json in the folder of the sweep')
-    p = command('train', _train, 'Train one run in this process, from wherever it is.')
-    p.add_argument('folder', type=Path, help='the run: a folder with recipe.json')
+    p = command('train', _train, 'Train one run in this process, from wherever it is; or say what it would take.')
+    p.add_argument('folder', type=Path, help='the run: a folder with recipe.json; or a recipe, as for run, with the data under --out')
+    p.add_argument('--plan', action='store_true', help='shapes, memory, tokens, hours and disk, before anything starts')
+    p.add_argument('--devices', type=int, default=1, help='with --plan: how many train together')
+    p.add_argument('--gpu', default='H100', help='with --plan: of which kind')
+    p.add_argument('--out', type=Path, help='with a recipe: folder for everything (default: data/home/RECIPE)')
     p.add_argument('--as-asked', action='store_true', help='obey a pause or stop that was asked for before; default: a new start ends it')
     _model_commands(command)
     p = command('completion', lambda args: print(_completion(parser, args.shell)), 'A script that completes these commands: eval "$(andromeda completion bash)" in ~/.bashrc.')
@@ -141,6 +147,10 @@ def _runs(args):
     if any((args.pause, args.resume, args.stop, args.save, args.fork, args.lr_scale)): return _steer(args, root)
     one = (root/'recipe.json').exists()
     found = [Run(root)] if one else [run for folder in [root, *sorted(p for p in root.glob('**/runs') if p.is_dir())] for run in runs(folder)]
+    if args.to:
+        from andromeda.runs import mirror
+        for run in found: print(f'{run.folder.name}: {mirror(run, args.to, args.follow)} records to {args.to}')
+        return
     if args.json: return _print_json([dict(folder=run.folder, alive=run.alive(), control=run.control) | run.status for run in found])
     print(*found or [f'no runs in {root}'], sep='\n')
 
@@ -172,15 +182,36 @@ def _sweep(args):
     said = ''
     for _ in run_sweep(sweep, args.workers):
         if str(sweep) != said: print(said := str(sweep), file=sys.stderr, flush=True)
-    shown = ['trial', 'state', 'value', *sweep.space, 'why']
+    shown = {k: k for k in ('trial', 'state', 'value', *sweep.space, 'why')}
     rows = sorted(trials(sweep), key=lambda r: (r['value'] is None, r['value'] or 0))
-    print(table_text([{k: (f'{v:.4g}' if isinstance(v, float) else '' if v is None else v) for k,v in r.items() if k in shown} for r in rows]))
+    print(table_text([{k: (f'{v:.4g}' if isinstance(v, float) else '' if v is None else v) for k,v in r.items() if k in shown} for r in rows], shown))
 
 def _train(args):
     from andromeda.journey import train_folder
     from andromeda.runs import Run, control
-    if not args.as_asked and (args.folder/'recipe.json').exists(): control(Run(args.folder), want='run')
-    train_folder(args.folder)
+    from andromeda.stages import NAMED, named_recipes
+    one = (args.folder/'recipe.json').exists()
+    if one: recipes = (Run(args.folder).recipe,)
+    elif args.plan or str(args.folder) in NAMED or args.folder.suffix in ('.toml', '.json'): recipes = named_recipes(str(args.folder))
+    else: return train_folder(args.folder)                   # which says what is missing
+    out = args.folder if one else (args.out or home()/args.folder.stem).absolute()
+    if args.plan:
+        from andromeda.trainer import plan, plan_text
+        return print(*(plan_text(plan(r, out, args.devices, args.gpu)) for r in recipes), sep='\n\n')
+    folders = [args.folder] if one else _made(recipes, out)
+    for folder in folders:
+        if not args.as_asked: control(Run(folder), want='run')
+        train_folder(folder)
+
+def _made(recipes, out):
+    "Folders of the runs of these recipes, their data prepared."
+    from andromeda.journey import prepare
+    from andromeda.runs import create_run
+    made = []
+    for r in recipes:
+        p = prepare(r.corpus, out)
+        made.append(create_run(out/'runs'/r.name, r, p.tiers, p.shards, p.tokenizer).folder)
+    return made
 
 # %% ../nbs/60_cli.ipynb #60-6dc3be7f
 def _data_commands(command):

@@ -60,11 +60,11 @@ def plain(sight:Sight)->Callable:
         return torch.einsum('bhij,bjhd->bihd', weight_BHTT, v).to(v_BTGD.dtype)
     return mix
 
-# %% ../nbs/20_kernels.ipynb #20-335875bd
+# %% ../nbs/20_kernels.ipynb #20-e3f5eb2d
 def _one_type(q, k, v):
     "All three in the type that the product will have, so that what is added to queries and keys is not rounded later."
     kind = q.device.type
-    wanted = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else v.dtype
+    wanted = torch.get_autocast_dtype(kind) if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) else v.dtype
     return tuple(x.to(wanted) for x in (q, k, v))
 
 def _sdpa(q, k, v, **how):
@@ -249,7 +249,7 @@ class Choice:
             lines.append(f"  {name:9}{cost} {why or 'taken'}")
         return '\n'.join(lines)
 
-# %% ../nbs/20_kernels.ipynb #20-9b3634d9
+# %% ../nbs/20_kernels.ipynb #20-14028a62
 def choose(
     texts:int,               # B
     T:int,                   # Positions
@@ -279,7 +279,7 @@ def _choose(B, T, H, G, D, device, dtype, causal, alibi, documents, names, round
         try:
             if why := _disagrees(KERNELS[name], sight(_comparable(B, T, H, device)), B, G, D, dtype): rows.append((name, None, None, why))
             else: rows.append((name, *_cost(KERNELS[name], sight(T), B, G, D, dtype, rounds), ''))
-        except (RuntimeError, ValueError, ImportError) as e:          # what kernels raise where they do not work; out of memory is one, too
+        except (RuntimeError, ValueError, ImportError, TypeError, AttributeError, AssertionError) as e:   # what kernels raise where they do not work, for lack of memory too
             rows.append((name, None, None, f'{type(e).__name__}: ' + ' '.join(str(e).split())[:160]))
     works = [r for r in rows if r[1] is not None]
     shape = f"{B} x {T} tokens, {H} heads of {D}, {G} for keys and values, {str(dtype)[6:]}"

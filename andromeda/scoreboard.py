@@ -162,7 +162,12 @@ def looks(run:Run, split:str, what:str)->int:
     path = run.folder/'looks.jsonl'
     return sum((r['split'], r['what']) == (split, what) for r in read_jsonl(path)) if path.exists() else 0
 
-# %% ../nbs/42_scoreboard.ipynb #42-e1d7a2f7
+# %% ../nbs/42_scoreboard.ipynb #42-cad9862b
+def _fitting(texts, encoder, window, n):
+    "Questions of which no answer is longer than half of what the model reads at once."
+    items = continuation_items(texts, 2*n, after=min(40, window//2))
+    return [i for i in items if max(map(len, map(encoder.encode, i.choices))) <= max(1, window//2)][:n]
+
 def local_records(
     folder:Path,     # Of files named after tasks: piqa.jsonl, piqa.train.jsonl, or piqa/validation.parquet
     task:Task,
@@ -197,7 +202,7 @@ def score_run(
     from andromeda.trainer import trained_model
     encoder = Encoder(run_artefact(run, run.plan['tokenizer']))
     at = step if step is not None else max((int(p.name[5:]) for p in (run.folder/'checkpoints').glob('step_*')), default=0)
-    asked = [(continuation_task(s), continuation_items(texts, limit or 100), ()) for s,texts in held_out_texts(run).items()] if not tasks else []
+    asked = [(continuation_task(s), _fitting(texts, encoder, run.recipe.length, limit or 100), ()) for s,texts in held_out_texts(run).items()] if not tasks else []
     for t in tasks:
         examples = read_task(t, data and local_records(data, t, t.train), t.train, shots) if shots and t.train else ()
         if len(examples) < shots: raise ValueError(f"{t.name} has {len(examples)} examples to show, {shots} were asked for: it has no such training split, or ask for fewer.")
@@ -209,6 +214,10 @@ def score_run(
         if t.split == 'test': o = replace(o, notes=o.notes | dict(looks=look(run, 'test', t.name, at)))
         keep_outcome(run, o, at)
         out[t.name] = o
+    if not tasks and len(out) > 1:
+        everything = Outcome(CONTINUE, o.measures, [replace(a, id=f'{t}/{a.id}') for t,o in out.items() for a in o.answers])
+        keep_outcome(run, everything, at)
+        out = {CONTINUE: everything} | out
     return out
 
 # %% ../nbs/42_scoreboard.ipynb #42-60e4bdc0

@@ -282,15 +282,15 @@ def measure_steps(recipe:Recipe)->dict[int,str]:
         before = end
     return found
 
-# %% ../nbs/33_stages.ipynb #33-bc29bf17
+# %% ../nbs/33_stages.ipynb #33-9797d7ff
 def measured(
     records:Iterator[dict],                              # Of `train_stages`
     model,
     functions:dict[str,Callable[[object,int],dict]],     # By name: (model, step) to what it says
     every:int,                                           # Tokens
+    before:int=0,                                        # Tokens that were seen already
 )->Iterator[dict]:                                       # The records; some with `measured`, by name what the functions said
     "Calls the functions about every so many tokens, between two steps."
-    before = 0
     for r in records:
         if r['tokens']//every > before//every:
             r = r | dict(measured={name: f(model, r['step']) for name,f in functions.items()})

@@ -1,6 +1,6 @@
 """What one GPU does: the six presets' training step, long texts, ALiBi beside plain causal attention, and all kernels side by side.
 
-    python bench/gpu.py                    # about seven minutes; needs torch, numpy and safetensors, nothing else
+    python bench/gpu.py                    # begins nothing after 6.5 minutes; needs torch, numpy and safetensors, nothing else
     python bench/gpu.py --only kernels     # or train, long, alibi, graphs
     python bench/gpu.py --tiny             # the same plan with tiny shapes, also on a CPU: shows that the script works, measures nothing
 
@@ -176,7 +176,7 @@ def main(argv=None):
             if job == 'kernels':
                 for record in side_by_side(args.tiny, device, torch.bfloat16): note(record)
             else: note(measure(job, device, args.steps, backend, torch.bfloat16))
-        except (RuntimeError, ValueError, MemoryError) as e:                    # what does not run is part of the result
+        except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, MemoryError) as e:                    # what does not run is part of the result
             note(told | dict(problem=f'{type(e).__name__}: ' + ' '.join(str(e).split())[:300]))
         if device.type == 'cuda': torch.cuda.empty_cache()
     for text in compare(records): print(text)

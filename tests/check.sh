@@ -25,5 +25,8 @@ say "README.md is what nbs/index.ipynb says"
 say "every page runs from top to bottom"
 "$BIN"/nbdev_test --n_workers 2 --do_print
 
+say "real questions to test with"
+"$BIN"/python tests/olmo.py
+
 say "the tests"
 "$BIN"/python -m pytest -q -m 'not slow and not gpu' tests "$@"

@@ -45,14 +45,16 @@ FLOORS = dict(
     score='core tokenizer shards model',
     tasks='core records hub adapters likelihood metrics score',
     harness='core adapters tokenizer model likelihood score',
+    heads='tokenizer model optim train metrics tasks',
     scoreboard='core adapters sources leakage tokenizer shards runs trainer metrics tasks',
     sweeps='core stages runs',
     advice='core stages runs',
+    proposal='core sources mixture shards model optim train score',
     scaling='core model runs sweeps',
     inspect='core view sources clean dedup tokenizer shards mixture',
     dashboard='core view shards stages runs inspect',
     report='core view runs score',
-    journey='core sources clean dedup leakage tokenizer shards mixture model train stages runs trainer score report',
+    journey='core sources clean dedup leakage tokenizer shards mixture model train stages runs trainer score scoreboard advice report',
     cli='core view sources clean dedup tokenizer shards convert stages runs trainer tasks harness scoreboard sweeps report journey',
 )
 FACE = {'view', 'inspect', 'dashboard', 'sweepboard'}                         # what a notebook shows; widgets inside functions only

@@ -60,6 +60,9 @@ def test_the_report_holds_what_was_promised(undisturbed):
         assert m['tokens'] == 3*12*4*32
     tiers = len(set(result['tiers'].values()))
     assert len(result['comparisons']) == 2*4*2*tiers                  # models, baselines, splits, tiers
+    asked = result['questions']
+    assert {r['model'] for r in asked['standings']} == {'palm-tiny', 'mpt-tiny'} and all(r['says'] in ('at chance', 'above chance', '-') for r in asked['standings'])
+    assert {(r['model'], r['other'], r['measure']) for r in asked['duels']} == {('palm-tiny', 'mpt-tiny', 'accuracy'), ('palm-tiny', 'mpt-tiny', 'bits_per_byte')}
     html = (undisturbed/'out'/'report.html').read_text()
     assert html.startswith('<!doctype html>') or html.startswith('<!DOCTYPE html>')
     assert 'http://' not in html.replace('http://www.w3.org', '') and 'src=' not in html

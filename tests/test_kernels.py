@@ -314,3 +314,38 @@ def test_a_kernel_is_the_plain_one_on_a_gpu(name, alibi, packed, D, dtype):
     sight = Sight(512, 8, 'cuda', alibi=alibi, documents_BT=documents)
     ours,wanted = (with_gradients(KERNELS[n](sight), qkv(shape, dtype=dtype, device='cuda')) for n in (name, 'plain'))
     for a,b in zip(ours, wanted): assert (a.float()-b.float()).abs().max() <= (.03 if dtype==torch.bfloat16 else 2e-3)*b.float().abs().max()
+
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('name', [None, 'plain', 'dense', 'sdpa'])
+@pytest.mark.parametrize('packed', [False, True])
+def test_nothing_is_left_on_the_cpu_when_the_model_is_not(family, name, packed):
+    "A device without numbers in place of a GPU: an operation between it and the CPU would fail."
+    with torch.device('meta'): m = LM(preset(f'{family}-tiny', layers=1), kernel=name)
+    ids = torch.zeros(2, 48, dtype=torch.int64, device='meta')
+    scores = m(ids, documents_BT=ids.int() if packed else None)
+    assert scores.device.type=='meta' and scores.shape==(2, 48, m.config.vocab)
+    scores.sum().backward()
+
+def test_the_usual_kernel_of_a_gpu_needs_no_square_of_numbers():
+    assert usual_kernel(Sight(64, 2, 'meta', alibi=True))==usual_kernel(Sight(64, 2, 'meta', documents_BT=torch.zeros(1, 64, device='meta')))=='sdpa'
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('name', [None, 'flex'])
+def test_packed_documents_are_what_they_are_alone_on_a_gpu(family, name):
+    m = model(family, name).cuda()
+    ids,documents = (x.cuda() for x in ids_and_documents(family, B=1, T=256))
+    place,_ = places(documents)
+    starts = [*(place[0]==0).nonzero().flatten().tolist(), 256]
+    with torch.no_grad(): packed,alone = m(ids, documents_BT=documents), torch.cat([m(ids[:, a:b]) for a,b in zip(starts, starts[1:])], 1)
+    torch.testing.assert_close(packed, alone, atol=2e-3, rtol=1e-2)
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('documents', [1, 4])
+def test_a_choice_on_a_gpu_measures_what_trains_there(documents):
+    choice = fastest_kernel(preset('mpt-100m'), 2, 1024, 'cuda', torch.bfloat16, documents)
+    measured = {name for name,ms,*_ in choice.rows if ms}
+    assert {'dense', 'sdpa', 'flex'} <= measured, choice
+    assert choice.kernel in measured - {'dense'}, choice

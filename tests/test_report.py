@@ -47,6 +47,7 @@ def made_up_result(seed=0, models=('palm-tiny', 'mpt-tiny'), steps=400):
                 command='andromeda run tiny --out runs/tiny', tiers=TIERS, ledger=[ledger(*x) for x in TIERS.items()],
                 tokenizer=dict(vocab=2048, bytes_per_token={s: r.uniform(2.5, 4) for s in TIERS}), mixture=mixture, models=made,
                 baselines=baselines, comparisons=comparisons,
+                questions=dict(standings=[dict(model='palm-tiny', task='how the text goes on', measure='accuracy', score=.4, low=.3, high=.5, n=90, random=.25, constant=.3, centred=.2, says='above chance', clean=None, dirty=None)], duels=[]),
                 lineage='run tiny  4c1d09e\n├─ shards  a93be77  812,000 tokens\n│  └─ clean  77f0d21\n└─ tokenizer  10f3c2d',
                 files=[dict(path='runs/tiny/report.html', bytes=81_233, what='this page'),
                        dict(path='runs/tiny/palm-tiny/model.safetensors', bytes=1_700_000, what='weights')],
@@ -92,7 +93,7 @@ def test_every_score_and_every_comparison_is_on_the_page(seed):
     for scores in [m['test'] for m in result['models'].values()] + [b['test'] for b in result['baselines'].values()] + \
                   [s['validation'] for m in result['models'].values() for s in m['stages']]:
         for v in scores.values(): assert f">{v['bits_per_byte']:.3f}<" in page
-    rows = page[page.index('<section id="comparisons">'):page.index('<section id="data">')].split('<tr>')[2:]
+    rows = page[page.index('<section id="comparisons">'):].split('</section>')[0].split('<tr>')[2:]
     assert len(rows) == len(result['comparisons'])
     assert sum('does not beat' in row for row in rows) == sum(not c['beats'] for c in result['comparisons'])
     for row in result['ledger']: assert f"{row['read']:,}" in page and f"repetition {row['rules']['repetition']:,}" in page
@@ -169,7 +170,7 @@ def test_tier_bits_are_all_bits_over_all_bytes(seed):
     assert all(without[t] == out[t] for t in out if t not in (tiers[a], 'all'))
 
 OF_MODELS = dict(training='curve', stages='stages', test='test', samples='samples')             # section -> key
-OF_RUN = dict(comparisons='comparisons', data='ledger', mixture='mixture', lineage='lineage')
+OF_RUN = dict(comparisons='comparisons', questions='questions', data='ledger', mixture='mixture', lineage='lineage')
 
 @pytest.mark.parametrize('part', OF_MODELS | OF_RUN)
 def test_a_missing_part_is_left_out_and_named(part):

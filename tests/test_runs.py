@@ -9,7 +9,7 @@ import torch
 
 import andromeda.trainer as module
 from andromeda.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from andromeda.runs import Run, control, create_run, fork_run
+from andromeda.runs import Run, control, create_run, fork_run, mirror
 from andromeda.shards import build_shards
 from andromeda.stages import NAMED, Corpus, Recipe, Stage, model_config, recipe_from_dict, recipe_to_dict
 from andromeda.tokenizer import build_tokenizer
@@ -31,11 +31,15 @@ def data(tmp_path_factory):
     return dict(tiers=dict(numbers='high'), shards=dict(numbers=build_shards(lambda: docs, folder/'shards'/'numbers', tokenizer, {})), tokenizer=tokenizer)
 
 
-@pytest.fixture(params=['palm-tiny', 'mpt-tiny'])
-def recipe(request):
+@pytest.fixture
+def one():
     stage = Stage(name='one', tier='high', tokens=12*4*16, peak_lr=3e-3, warmup_tokens=3*4*16)
-    return Recipe(name='count', model=request.param, corpus=Corpus(sources=('numbers',), vocab=300), length=16, batch=4, checkpoint_every=5,
+    return Recipe(name='count', model='palm-tiny', corpus=Corpus(sources=('numbers',), vocab=300), length=16, batch=4, checkpoint_every=5,
                   stages=(stage, replace(stage, name='two', tokens=8*4*16, warmup_tokens=0)))
+
+
+@pytest.fixture(params=['palm-tiny', 'mpt-tiny'])
+def recipe(request, one): return replace(one, model=request.param)
 
 
 def outcome(run):
@@ -261,6 +265,56 @@ def test_one_of_two_processes_is_killed_and_both_go_on(tmp_path, longer, data, s
     assert run.evals()[-1]['weight'] == pytest.approx(calm.evals()[-1]['weight'], rel=1e-5)
 
 
+KILLED = """
+import json, random, signal, sys, threading, os, time
+from pathlib import Path
+import torch
+import andromeda.trainer as trainer
+# a process that is born ready: forks of it train and are killed, so that each kill costs no import
+folder,kills,seed,calm_seconds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+evaluate = lambda model, stage, last: dict(weight=float(next(model.parameters()).detach().abs().sum()), last=last)
+dice,moments = random.Random(seed),[]
+while True:
+    child = os.fork()
+    if not child:
+        sys.stderr = open(os.devnull, 'w')
+        trainer.train_run(folder, evaluate, lambda model, stage: [])
+        os._exit(0)
+    after = dice.uniform(.02, calm_seconds/3) if len(moments) < kills else 1e9
+    began = time.monotonic()
+    ended = began+after
+    while (found := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < ended: time.sleep(.002)
+    if found == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    status = json.loads((folder/'status.json').read_text()) if (folder/'status.json').exists() else {}
+    moments.append(dict(after=time.monotonic()-began, step=status.get('step', 0)))
+    if status.get('state') == 'finished': break
+print(json.dumps(moments))
+"""
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+@pytest.mark.parametrize('kills', [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_sigkill_at_random_moments_of_training_changes_nothing(tmp_path, longer, data, precision, kills):
+    "Losses, weights, optimiser, evaluations and the documents of every batch are those of a run that was left alone."
+    import subprocess, sys
+    size = 40 if kills == 10 else 600
+    recipe = replace(longer, precision=precision, checkpoint_every=5, measure_every=20*64, stages=(replace(longer.stages[0], tokens=size*4*16), longer.stages[1]))
+    script = tmp_path/'killed.py'
+    script.write_text(KILLED)
+    def trained(name, kills, calm):
+        run = create_run(tmp_path/name, recipe, **data)
+        done = subprocess.run([sys.executable, str(script), str(run.folder), str(kills), '0', str(calm)], capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return run, json.loads(done.stdout)
+    calm,[once] = trained('calm', 0, 1)
+    killed,moments = trained('killed', kills, once['after'])
+    assert len(moments) > min(kills, 10)*.6 and killed.status['state'] == 'finished'
+    assert outcome(killed) == outcome(calm)
+    for r in (calm, killed): assert [m['step'] for m in r.metrics()] == list(range(1, size+9))
+
+
 def test_a_full_disk_is_an_alarm_and_not_the_end(tmp_path, monkeypatch, recipe, data):
     "Records wait, the checkpoint is tried again, and the run ends as if nothing had been."
     import errno
@@ -335,3 +389,89 @@ def test_a_run_with_another_kernel_and_compiled_blocks_learns_the_same(tmp_path,
 def test_a_recipe_with_an_unknown_kernel_is_refused(recipe):
     with pytest.raises(ValueError, match="Did you mean 'flex'"): replace(recipe, kernel='flexx')
     with pytest.raises(ValueError, match='blocks, graphs'): replace(recipe, compile='all')
+
+
+@pytest.mark.parametrize('to,package', [('wandb', 'wandb'), ('trackio', 'trackio'), ('tensorboard', 'torch.utils.tensorboard')])
+def test_records_are_carried_to_other_programs(tmp_path, monkeypatch, one, data, to, package):
+    import sys, types
+    said,ends = [],[]
+    class SummaryWriter:
+        def __init__(self, folder): assert folder.endswith('run/tensorboard')
+        def add_scalar(self, name, value, step): said.append((step, {name: value}))
+        def close(self): ends.append(1)
+    fake = types.SimpleNamespace(init=lambda project, name, config: said.clear(), log=lambda values, step: said.append((step, values)), finish=lambda: ends.append(1), SummaryWriter=SummaryWriter)
+    monkeypatch.setitem(sys.modules, package, fake)
+    run = create_run(tmp_path/'run', one, **data)
+    train_run(run.folder, measure, sample)
+    assert mirror(run, to) == 22 and ends == [1]
+    steps = [s for s,_ in said]
+    assert steps == sorted(steps)                            # Weights & Biases drops what comes late
+    assert {s: v['metrics/loss'] for s,v in said if 'metrics/loss' in v} == {r['step']: r['loss'] for r in run.metrics()}
+    assert [v['evals/weight'] for _,v in said if 'evals/weight' in v] == [r['weight'] for r in run.evals()]
+
+
+def test_a_writer_that_is_not_there_is_named(tmp_path, monkeypatch, one, data):
+    import sys
+    run = create_run(tmp_path/'run', one, **data)
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    with pytest.raises(ValueError, match='wandb is not installed: pip install wandb'): mirror(run, 'wandb')
+    with pytest.raises(ValueError, match="Did you mean 'tensorboard'"): mirror(run, 'tensorbord')
+
+
+def test_measured_within_a_stage_a_killed_run_ends_the_same(tmp_path, monkeypatch, one, data):
+    recipe = replace(one, measure_every=3*64)
+    calm = create_run(tmp_path/'calm', recipe, **data)
+    train_run(calm.folder, measure, sample)
+    assert [e['step'] for e in calm.evals()] == [3, 6, 9, 12, 15, 18, 20]
+    for at in (9, 20):                                       # in the middle, and while something was measured
+        run = create_run(tmp_path/f'killed{at}', recipe, **data)
+        assert train_and_die(run, monkeypatch, 'append_jsonl', at)
+        train_run(run.folder, measure, sample)
+        assert outcome(run) == outcome(calm)
+
+
+def test_a_loop_in_a_cell_is_interrupted_anywhere_and_goes_on(one, data):
+    "Also while something is measured, when the step is done and its record not yet seen."
+    import io
+    from andromeda.shards import Shards
+    from andromeda.stages import recipe_mixture
+    shards = {n: Shards(a) for n,a in data['shards'].items()}
+    make = lambda **how: module.Training(one, recipe_mixture(one, data['tiers'], shards), out=io.StringIO(), **how)
+    calm = make()
+    for _ in calm: pass
+    def stop(model, step):
+        if step == 6: raise KeyboardInterrupt
+        return {}
+    training = make(functions=dict(stop=stop), every=3*64)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in training: pass
+    assert training.done == 6
+    seen = [r for r in training]
+    assert [r['step'] for r in seen] == list(range(7, 21)) and [r['step'] for r in seen if 'measured' in r] == [9, 12, 15, 18]
+    assert [r['loss'] for r in training.records] == [r['loss'] for r in calm.records]
+    assert all(torch.equal(a, b) for a,b in zip(training.model.parameters(), calm.model.parameters()))
+
+
+def test_a_plan_is_right_about_what_is_written(tmp_path, one, data):
+    run = create_run(tmp_path/'run', one, **data)
+    p = module.plan(one, run.folder)
+    assert not (run.folder/'checkpoints').exists()
+    train_run(run.folder, measure, sample)
+    tensors,_ = load_checkpoint(newest_checkpoint(run.folder/'checkpoints'))
+    assert {n: tuple(t.shape) for n,t in tensors['model'].items()} == p['shapes'] and sum(t.numel() for t in tensors['model'].values()) == p['parameters']
+    size = sum(f.stat().st_size for f in newest_checkpoint(run.folder/'checkpoints').iterdir())
+    assert size == pytest.approx(p['checkpoint'], rel=.02) and sum(p['steps'].values()) == 20 == len(run.metrics()) and p['tokens'] == run.metrics()[-1]['tokens']
+    assert len(list((run.folder/'checkpoints').glob('step_*'))) <= p['kept']-1 and not p['wrong']
+
+
+def test_a_plan_says_what_would_go_wrong(tmp_path, monkeypatch, one):
+    import collections
+    monkeypatch.setattr(module.shutil, 'disk_usage', lambda path: collections.namedtuple('usage', 'free')(10**6))
+    text = module.plan_text(module.plan(one, tmp_path/'not'/'there', devices=3))
+    assert 'WRONG    4 sequences cannot be shared evenly by 3 devices' in text and 'WRONG    1.0 MB are free for 5 checkpoints of' in text
+    with pytest.raises(ValueError, match="Did you mean 'H100'"): module.plan(one, gpu='H1000')
+
+
+@pytest.mark.parametrize('name,peak', [('NVIDIA H100 80GB HBM3', 989e12), ('NVIDIA A100-SXM4-80GB', 312e12), ('NVIDIA H100 PCIe', None), ('NVIDIA H100 NVL', None), ('NVIDIA GeForce RTX 4090', 165e12),
+                                       ('NVIDIA GeForce RTX 4090 D', None), ('NVIDIA GeForce RTX 4090 Laptop GPU', None), ('NVIDIA GeForce GTX 1080', None), ('Something else', None)])
+def test_the_share_of_a_peak_is_said_of_known_gpus_only(name, peak): assert module.known_peak(name) == peak
