@@ -6,6 +6,7 @@ a run is and to draw its curves, for runs of 1,000 to 100,000 steps. Appends to 
 """
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -114,7 +115,7 @@ if __name__ == '__main__':
     asked.add_argument('--steps', type=int, nargs='*', default=[1000, 10_000, 100_000])
     asked.add_argument('--dry', action='store_true', help='print, and record nothing')
     asked = asked.parse_args()
-    where = dict(made=time.strftime('%Y-%m-%d'), python=platform.python_version(), numpy=np.__version__, pyarrow=pa.__version__, machine=platform.machine(), cores=1)
+    where = dict(made=time.strftime('%Y-%m-%d'), python=platform.python_version(), numpy=np.__version__, pyarrow=pa.__version__, machine=platform.machine(), cores=1, load=round(os.getloadavg()[0], 1))
     with tempfile.TemporaryDirectory() as folder:
         for what,sizes,measure in (('panels', asked.documents, measured), ('dashboard', asked.steps, dashboard)):
             for n in sizes:
