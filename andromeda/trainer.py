@@ -121,7 +121,7 @@ def _meet():
     "Wait for the other processes."
     if processes() > 1: dist.barrier()
 
-# %% ../nbs/35_trainer.ipynb #35-b61b6123
+# %% ../nbs/35_trainer.ipynb #35-752d47f0
 def _go_on(run, recipe, evaluate, sample, device, heart):
     first,ends,looks = rank() == 0,stage_ends(recipe),measure_steps(recipe)
     model,optimizer = _model(recipe, device)
@@ -146,8 +146,9 @@ def _go_on(run, recipe, evaluate, sample, device, heart):
     try:
         for record in train_stages(recipe, model, optimizer, mixture, done, _passed_over(run), lambda: steering.lr_scale):
             step,stop = record['step'],False
-            log('metrics', record)
-            if first: heart.note(**pace.after(record))
+            said = pace.after(record)
+            log('metrics', record | {k: said[k] for k in ('mfu', 'memory') if k in said})        # of a GPU
+            if first: heart.note(**said)
             if recipe.spike and record['loss'] is not None:
                 if len(recent) >= 16 and record['loss'] > (usual := median(recent)) + recipe.spike:
                     log('spikes', dict(step=step, loss=record['loss'], median=usual, documents=batch_documents(mixture, recipe, step-1)))
