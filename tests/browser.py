@@ -72,7 +72,7 @@ class Browser:
         context.expose_function('__ran', lambda *what: self.ran.append(str(what)))      # what the hostile documents call
         self.page = context.new_page()
         self.page.on('dialog', lambda d: (self.ran.append(f'dialog: {d.message}'), d.dismiss()))
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(60_000)
         return self
 
     def __exit__(self, *_):
@@ -146,7 +146,7 @@ class Lab(Browser):
         return json.loads(said) if said else None
 
     def _wait_for_server(self):
-        for _ in range(300):
+        for _ in range(900):
             if self.server.poll() is not None: break
             with suppress(OSError): return self.api('status')
             time.sleep(.1)

@@ -92,9 +92,9 @@ def assert_nothing_lost(sweep, calm, kills):
 
 
 def test_two_workers_one_killed_twice_lose_no_trial(tmp_path, recipe, data):
-    calm = create_sweep(tmp_path/'calm', recipe, SPACE, **data, trials=8, method='random', heartbeat=1)
+    calm = create_sweep(tmp_path/'calm', recipe, SPACE, **data, trials=6, method='random', heartbeat=1)
     work(calm, toy)
-    sweep,killed = killed_sweep(tmp_path/'shaken', recipe, data, 8, 2, 1.5)
+    sweep,killed = killed_sweep(tmp_path/'shaken', recipe, data, 6, 2, 1.5)
     assert killed == 2
     assert_nothing_lost(sweep, calm, 2)
 
