@@ -129,7 +129,7 @@ def _optuna():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
-# %% ../nbs/42_sweeps.ipynb #42-313922ca
+# %% ../nbs/42_sweeps.ipynb #42-a754b7a6
 def _storage(plan, folder):
     "The database of the study: SQLite in the sweep's folder, or the one the plan names."
     optuna = _optuna()
@@ -139,6 +139,11 @@ def _storage(plan, folder):
         warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
         try: return optuna.storages.RDBStorage(url, engine_kwargs=more, heartbeat_interval=plan['heartbeat'], grace_period=3*plan['heartbeat'])
         except ImportError as e: raise ValueError(f"The database {url.partition(':')[0]} needs another package ({e}): for PostgreSQL, pip install 'psycopg[binary]' and begin the address with postgresql+psycopg://.") from None
+        except _sql_error() as e: raise ValueError(f"The database of the sweep cannot be used: {str(e).splitlines()[0]}. Look at its address, {url}, and whether it runs.") from None
+
+def _sql_error():
+    from sqlalchemy.exc import SQLAlchemyError       # Optuna needs it
+    return SQLAlchemyError
 
 def _study(plan, folder, worker=0):
     "The study, with the sampler and pruner of one worker."
@@ -170,7 +175,7 @@ def _points(recipe, space, method, trials, seed):
     known = min(trials, STARTUP) if method == 'tpe' else trials
     return [_ask(draw.ask(), recipe, space) for _ in range(known)] + [{} for _ in range(trials-known)]
 
-# %% ../nbs/42_sweeps.ipynb #42-0da4e927
+# %% ../nbs/42_sweeps.ipynb #42-e33f2155
 def create_sweep(
     folder:Path,                # Usually home/sweeps/NAME
     recipe:Recipe,              # What is varied
@@ -213,8 +218,10 @@ def create_sweep(
                 raise ValueError(f"{folder} holds another sweep ({', '.join(Sweep(folder).space)}, {Sweep(folder).plan['trials']} trials): results of two search spaces do not mix. Choose another folder.")
         else:
             place = lambda a: dict(path=os.path.relpath(a.folder, folder), fingerprint=a.fingerprint)
-            write_json(folder/'sweep.json', decides | dict(points=_points(recipe, space, method, trials, seed), study=f'{folder.name}-{mark[:7]}', storage=storage, heartbeat=heartbeat,
-                                                           retries=retries, fingerprint=mark, shards={n: place(a) for n,a in shards.items()}, tokenizer=place(tokenizer)))
+            made = decides | dict(points=_points(recipe, space, method, trials, seed), study=f'{folder.name}-{mark[:7]}', storage=storage, heartbeat=heartbeat,
+                                                           retries=retries, fingerprint=mark, shards={n: place(a) for n,a in shards.items()}, tokenizer=place(tokenizer))
+            _storage(made, folder)                             # first: an address that is wrong is not written down
+            write_json(folder/'sweep.json', made)
     sweep = Sweep(folder)
     _optuna().create_study(study_name=sweep.plan['study'], storage=_storage(sweep.plan, folder), load_if_exists=True)
     give_back(sweep)

@@ -305,3 +305,10 @@ def test_a_model_that_fills_gaps_has_a_value_too(tmp_path):
     assert validation_bits(run) == 3.5
     (tmp_path/'evals.jsonl').write_text(json.dumps(dict(step=1, validation={}))+'\n')
     with pytest.raises(ValueError, match='hold some text out'): validation_bits(run)
+
+
+@pytest.mark.parametrize('storage', ['nope://x', 'sqlite:////nowhere/at/all.db'])
+def test_a_database_that_cannot_be_used_is_named_and_not_kept(tmp_path, recipe, data, storage):
+    with pytest.raises(ValueError, match='cannot be used'): create_sweep(tmp_path/'s', recipe, {'batch': [2, 4]}, **data, method='grid', storage=storage)
+    assert not (tmp_path/'s'/'sweep.json').exists()
+    assert create_sweep(tmp_path/'s', recipe, {'batch': [2, 4]}, **data, method='grid').plan['storage'] == ''
