@@ -122,7 +122,7 @@ def progress_bar(what:str, unit:str):
             bar.refresh()
         yield show
 
-# %% ../nbs/54_journey.ipynb #54-4c35eda6
+# %% ../nbs/54_journey.ipynb #54-5f80ded5
 def evaluation_texts(
     shards:dict[str,Artefact],
     tokenizer:Artefact,
@@ -138,6 +138,8 @@ def train_folder(folder:Path):
     "Train the run in `folder` to its end, measuring as its recipe says: what `andromeda train FOLDER` does."
     from andromeda.model import generate
     from andromeda.score import model_scores
+    from andromeda.scoreboard import look
+    from andromeda.train import rank
     run = Run(Path(folder))
     if not (run.folder/'recipe.json').exists():
         raise ValueError(f"There is no run in {run.folder}: expected a folder with recipe.json, as `andromeda run` makes under runs/.")
@@ -147,6 +149,7 @@ def train_folder(folder:Path):
     encoder = load_tokenizer(tokenizer)
     def evaluate(model, stage, last):
         splits = ('validation', 'test') if last else ('validation',)
+        if last and rank() == 0: look(run, 'test', 'bits per byte', sum(recipe.stage_steps()))
         texts = {s: evaluation_texts(shards, tokenizer, s, recipe.evaluation_bytes) for s in splits}
         if not model.config.causal: return _masked_scores(model, texts, recipe)
         return model_scores(model, texts, recipe.length, eot=END_ID)

@@ -1,11 +1,14 @@
 "The pages as their reader meets them: in JupyterLab, with a mouse."
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from andromeda.runs import Run, control, runs
+from andromeda.sweeps import STOPPED, Sweep, at_work, trials
 from browser import ROOT, Lab, copy_page, lacking, write_notebook
 
 pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking() or '-')
@@ -183,3 +186,60 @@ def test_runs_outlive_the_kernel_and_an_interrupt_pauses(lab, endless):
     lab.until('() => window.__done')
     assert not sheet.errors() and run.alive()
     sheet.shot('51_dashboard-followed')
+
+
+def test_a_sweep_is_defined_brushed_stopped_promoted_and_found_after_a_restart(lab):
+    "Page 52's boards over a toy; the workers outlive the kernel, and a killed one is replaced."
+    write_notebook(lab.folder/'sweep.ipynb', f"""import os, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+import toysweep
+from andromeda.sweepboard import SpaceBoard, find_sweeps, show_sweep
+os.environ['ANDROMEDA_TOY'] = '2'
+folder = Path({str(lab.folder)!r})/'toy'
+recipe,data = toysweep.made(folder)
+panel = show_sweep(folder) if find_sweeps(folder) else SpaceBoard(recipe, **data, folder=folder/'sweeps', launch=toysweep.launch, heartbeat=1)""", 'panel')
+    sheet = lab.open('sweep.ipynb')
+    sheet.run_all()
+    rows = sheet.find('.am-place')
+    rows.first.locator('input').nth(1).fill('9')
+    sheet.find('.am-add').click()
+    rows.nth(1).locator('input[placeholder]').fill('2, 4')
+    sheet.find('.am-space').get_by_label('trials').fill('6')
+    sheet.find('.am-space').get_by_label('method').select_option('random')
+    sheet.find('.am-space').get_by_text('--vary stages.*.peak_lr=0.25..9:log:times batch=2,4').wait_for()
+    sheet.shot('52_sweepboard-define')
+    sheet.find('.am-create').click()
+    board = sheet.find('.am-sweepboard')
+    board.get_by_text('nobody works on it').wait_for()
+    [path] = lab.folder.glob('toy/sweeps/*/sweep.json')
+    sweep = Sweep(path.parent)
+    board.locator('.am-start').click()
+    board.locator('[data-am="trial 5"]').first.click()
+    board.locator('.am-stop').click()
+    wait_for(lambda: sweep.unwanted(5).exists(), 10)
+    wait_for(lambda: any(r['state'] == 'complete' for r in trials(sweep)), 60, 'a trial is complete')
+    axis = board.locator('rect[data-am-brush]').nth(1)              # batch: the lower half is 2
+    axis.scroll_into_view_if_needed()
+    at = axis.bounding_box()
+    for y,do in ((.98, lab.page.mouse.down), (.75, None), (.55, lab.page.mouse.up)):
+        lab.page.mouse.move(at['x']+at['width']/2, at['y']+at['height']*y)
+        if do: do()
+    lab.until("() => / selected/.test(document.querySelector('.am-curves').textContent)", 10, 'the curves follow the brush')
+    wait_for(lambda: list(json.loads((sweep.folder/'board.json').read_text())['brushes']) == ['batch'], 10)
+    sheet.shot('52_sweepboard', '.am-sweepboard')
+    board.locator('.am-best').click()
+    board.locator('.am-promote').click()
+    wait_for((sweep.folder/'count-best.json').exists, 10)
+    pids = {w['pid'] for w in at_work(sweep)}
+    killed = next(w['pid'] for w in at_work(sweep) if w['worker'] is not None)
+    sheet.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart().then(() => 1)")
+    sheet.wait_ready()
+    assert {w['pid'] for w in at_work(sweep)} == pids and len(pids) == 3, 'the workers outlive the kernel'
+    os.kill(killed, signal.SIGKILL)
+    sheet.run_all()
+    board.get_by_text('1 selected').or_(board.get_by_text('2 selected')).or_(board.get_by_text('3 selected')).first.wait_for()         # as it was left
+    wait_for(lambda: all(r['state'] in ('complete', 'failed') for r in trials(sweep)) and not at_work(sweep), 60, 'the sweep ends')
+    board.get_by_text('6 of 6 trials have ended').wait_for()
+    assert [r['state'] for r in trials(sweep)] == ['complete']*5+['failed'] and trials(sweep)[5]['why'] == STOPPED
+    assert any(r['tries'] == 2 for r in trials(sweep))
+    assert not lab.ran and not lab.outside

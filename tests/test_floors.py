@@ -53,9 +53,10 @@ FLOORS = dict(
     scaling='core model runs sweeps',
     inspect='core view sources clean dedup tokenizer shards mixture',
     dashboard='core view shards stages runs inspect',
+    sweepboard='core view stages sweeps dashboard',
     report='core view runs score',
     journey='core sources clean dedup leakage tokenizer shards mixture model train stages runs trainer score scoreboard advice report',
-    cli='core view sources clean dedup tokenizer shards convert stages runs trainer tasks harness scoreboard sweeps report journey',
+    cli='core view sources clean dedup tokenizer shards convert stages runs trainer tasks harness scoreboard sweeps advice report journey',
 )
 FACE = {'view', 'inspect', 'dashboard', 'sweepboard'}                         # what a notebook shows; widgets inside functions only
 WIDGETS = {'ipywidgets', 'anywidget', 'traitlets', 'IPython'}
