@@ -8,7 +8,7 @@ __all__ = ['FAMILIES', 'COMMON', 'CHOICES', 'PRESETS', 'ORIGIN', 'ACTIVATIONS', 
            'init_weights', 'fastest_kernel', 'compile_model', 'mask_tokens', 'objective_loss', 'training_memory',
            'training_hours', 'describe', 'recommend', 'WithHead', 'draw', 'generate']
 
-# %% ../nbs/21_model.ipynb #21-bc612790
+# %% ../nbs/21_model.ipynb #21-40f2398e
 import math
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from .attention import alibi_bias, attention, rotate, xpos
 from .core import bytes_text, count_text, unknown
-from .loss import PIECE, total_nats
-from .kernels import KERNELS, Choice, Sight, choose, places, usual_kernel
+from .blocked import block_rows, kept_weights
+from .loss import piece_rows, total_nats
+from .kernels import KERNELS, Choice, Sight, choose, places, usual_kernel, xformers_problem
 
 # %% ../nbs/21_model.ipynb #21-005
 FAMILIES = {
@@ -203,7 +204,17 @@ def flops_per_token(
     share = .5 if causal and c.causal else 1
     return 6*(parameter_count(c) - looked_up) + 12*c.layers*c.heads*c.d_head*T*share
 
-# %% ../nbs/21_model.ipynb #21-021
+# %% ../nbs/21_model.ipynb #21-8db3a616
+def _product(x, weight, bias=None):
+    "`F.linear`; for the few rows of texts that are written on, on a CPU, through oneDNN, which takes half the time of the usual library."
+    few = x.device.type=='cpu' and not torch.is_grad_enabled() and 1 < x.numel()//x.shape[-1] <= 32
+    if not few or weight.numel() < 2**20 or x.dtype != weight.dtype or torch.is_autocast_enabled('cpu') or not torch.backends.mkldnn.is_available():
+        return F.linear(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
+
+class _Linear(nn.Linear):
+    def forward(self, x): return _product(x, self.weight, self.bias)
+
 def _swiglu(x):
     value,gate = x.chunk(2, dim=-1)
     return F.silu(gate)*value
@@ -217,7 +228,7 @@ class Block(nn.Module):
         c,d = config, config.d_model
         q,kv,ff = c.heads*c.d_head, c.groups*c.d_head, c.ff_mult*d
         into_ff = 2*ff if c.activation=='swiglu' else ff                     # value and gate
-        linear, norm = partial(nn.Linear, bias=c.bias), partial(nn.LayerNorm, d, eps=c.norm_eps, bias=c.bias)
+        linear, norm = partial(_Linear, bias=c.bias), partial(nn.LayerNorm, d, eps=c.norm_eps, bias=c.bias)
         self.config, self.parts = c, [q, kv, kv] + [into_ff]*(c.norm=='parallel')
         self.norm_1 = norm()
         self.in_proj = linear(d, sum(self.parts))                            # query, key, value; 'parallel': and value, gate
@@ -246,7 +257,7 @@ class Block(nn.Module):
 
     def think(self, ff): return self.ff_out(ACTIVATIONS[self.config.activation](ff))
 
-# %% ../nbs/21_model.ipynb #21-023
+# %% ../nbs/21_model.ipynb #21-e8841761
 class Cache:
     "Keys and values of the tokens read so far, so that a text can go on without reading them again."
     def __init__(self,
@@ -258,12 +269,12 @@ class Cache:
     def add(self, layer:int, k_BTGD:Tensor, v_BTGD:Tensor)->tuple:
         "Keep what is new; all that is known in return. `length` moves on when every layer has done so (see `LM.hidden`)."
         B,T,G,D = k_BTGD.shape
-        if self.kept[layer] is None: self.kept[layer] = [x.new_empty(B, self.capacity, G, D) for x in (k_BTGD, v_BTGD)]
+        if self.kept[layer] is None: self.kept[layer] = [x.new_empty(B, G, self.capacity, D) for x in (k_BTGD, v_BTGD)]
         end = self.length + T
-        for old,new in zip(self.kept[layer], (k_BTGD, v_BTGD)): old[:, self.length:end] = new
-        return tuple(x[:, :end] for x in self.kept[layer])
+        for old,new in zip(self.kept[layer], (k_BTGD, v_BTGD)): old[:, :, self.length:end] = new.transpose(1, 2)
+        return tuple(x[:, :, :end].transpose(1, 2) for x in self.kept[layer])
 
-# %% ../nbs/21_model.ipynb #21-315cd285
+# %% ../nbs/21_model.ipynb #21-484242aa
 def _look(q, k, v, turns, mix, keep=None):
     "Attention of one layer, from queries and keys that do not know their places yet."
     if turns: q,k = rotate(q, *turns[0]), rotate(k, *turns[1])
@@ -278,19 +289,31 @@ def _places(c, start, T, device, capacity):
         turns = tuple(tuple(table[start:start+T] for table in turn) for turn in both)
     return turns
 
+def _newest(q_B1HD, k_BSGD, v_BSGD, bias, real_BS):
+    "`attention` of the newest position alone, which may see all that is real: two small products, where the general way copies the cache."
+    B,_,H,D = q_B1HD.shape
+    k,v = k_BSGD.transpose(1, 2), v_BSGD.transpose(1, 2)
+    scores_BGRS = (q_B1HD*D**-.5).view(B, k.shape[1], -1, D)@k.mT
+    if bias is not None: scores_BGRS += bias.view(k.shape[1], -1, bias.shape[-1])
+    if real_BS is not None: scores_BGRS.masked_fill_(~real_BS[:, None, None], -math.inf)
+    return (scores_BGRS.softmax(-1)@v).view(B, 1, H, D)
+
 def _mix(model, ids_BT, real, cache, documents):
     "What turns queries, keys and values of a layer into mixed values, the same function for all layers."
     c,T,alibi = model.config, ids_BT.shape[1], 'alibi' in model.config.positions
     if cache or real is not None:
         if documents is not None: raise ValueError("A row of several documents has no padding and cannot be written on: leave out documents_BT, or real_BS and cache.")
         start = cache.length if cache else 0
-        return partial(attention, bias=alibi_bias(c.heads, start+T, ids_BT.device, start) if alibi else None, causal=c.causal, real_BS=real)
+        bias = alibi_bias(c.heads, start+T, ids_BT.device, start) if alibi else None
+        if T==1 and start and ids_BT.device.type=='cpu' and not torch.is_grad_enabled(): return partial(_newest, bias=bias, real_BS=real)
+        return partial(attention, bias=bias, causal=c.causal, real_BS=real)
     if documents is not None and documents.shape != ids_BT.shape:
         raise ValueError(f"documents_BT has shape {tuple(documents.shape)}; expected a number for each token, {tuple(ids_BT.shape)}.")
     sight = Sight(T, c.heads, ids_BT.device, c.causal, alibi, documents)
-    return KERNELS[model.kernel or usual_kernel(sight)](sight)
+    missing = model.kernel=='xformers' and xformers_problem()       # which says so, once
+    return KERNELS[usual_kernel(sight) if missing or model.kernel is None else model.kernel](sight)
 
-# %% ../nbs/21_model.ipynb #21-6a500c4b
+# %% ../nbs/21_model.ipynb #21-5192b2f1
 class LM(nn.Module):
     """A language model: token ids in, scores of tokens out. Equal `config` and `seed`, equal weights.
 
@@ -357,7 +380,7 @@ class LM(nn.Module):
 
     def logits(self, hidden_BTC:Tensor)->Tensor:
         "Scores of every token of the vocabulary, fp32."
-        if self.config.causal: return F.linear(hidden_BTC, self.embed.weight).float()
+        if self.config.causal: return _product(hidden_BTC, self.embed.weight).float()
         hidden_BTC = self.head_norm(F.gelu(self.head(hidden_BTC)))
         return F.linear(hidden_BTC, self.embed.weight, self.head_bias.weight[:, 0]).float()
 
@@ -472,15 +495,16 @@ def objective_loss(
     asked = targets != IGNORED
     return model.nats(model.hidden(inputs)[asked], targets[asked])/asked.sum()  # scores only where one is asked for
 
-# %% ../nbs/21_model.ipynb #21-045
+# %% ../nbs/21_model.ipynb #21-fa3b7e40
 def training_memory(
     config:ModelConfig,
-    texts:int,           # In one batch
-    T:int,               # Tokens in a text
-)->int:                  # Bytes
-    """Peak memory of a training step in fp32, plain cross-entropy, AdamW; `tests/test_model.py` measures it to 15%.
+    texts:int,               # In one batch
+    T:int,                   # Tokens in a text
+    recompute:bool=False,    # As for `LM`
+)->int:                      # Bytes
+    """Peak memory of a training step on a CPU in fp32 with AdamW; `tests/test_model.py` measures it to 15%.
 
-    Either the backward pass begins (no gradients yet, everything else) or it ends (all gradients, one layer left).
+    Either the backward pass begins (all layers, the loss with its gradients) or it ends (all gradients, the embedding's twice, one layer left).
     """
     c,d,n = config, config.d_model, parameter_count(config)
     q,kv,ff = c.heads*c.d_head, c.groups*c.d_head, c.ff_mult*d
@@ -488,11 +512,13 @@ def training_memory(
     turned = q+kv if 'xpos' in c.positions or c.positions=='rotary' else 0  # queries and keys, before and after
     normed = 2*(q+kv)*c.qk_norm
     think = 4*ff if c.activation=='swiglu' else 2*ff
-    layer = norms + (2*q + 2*kv) + turned + normed + think                  # q, k, v and what attention returns
-    scores = 3*c.vocab*(1 if c.causal else .15) + 2*d
-    bias = c.heads*T*T*('alibi' in c.positions)
-    states,layer = 4*n, texts*T*layer
-    return int(4*(max(3*n + c.layers*layer + texts*T*scores, states + layer) + bias))
+    alibi,tokens = 'alibi' in c.positions, texts*T
+    layer = tokens*(norms + (2*q + 2*kv) + turned + normed + think)         # q, k, v and what attention returns
+    if c.causal and (alibi or T <= 1024): layer += kept_weights(texts, c.heads, T)
+    asked = int(tokens*(1 if c.causal else .15))
+    loss = 4*asked*d + piece_rows(asked, c.vocab)*c.vocab + c.vocab*d
+    through = layer + c.layers*tokens*d if recompute else c.layers*layer
+    return int(4*(max(3*n + through + loss, 4*n + c.vocab*d + layer) + alibi*c.heads*block_rows(T)*(T+block_rows(T))))
 
 # %% ../nbs/21_model.ipynb #21-046
 PEAK = {'A100': 312e12, 'H100': 989e12, 'H200': 989e12, 'B200': 2250e12, 'L40S': 362e12, 'RTX 4090': 165e12}  # bf16 matrix products,

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from .model import IGNORED, mask_tokens
 from .optim import learning_rate, make_optimizer
 
-# %% ../nbs/32_train.ipynb #32-62e3e090
+# %% ../nbs/32_train.ipynb #32-bbaf99bb
 Objective = Callable[[torch.nn.Module,torch.Tensor],tuple[torch.Tensor,int]]
 
 def next_token(
@@ -27,11 +27,14 @@ def next_token(
     batch_BT1:torch.Tensor,    # Token ids, one more than the model reads; or (B,2,T+1), ids and the number of the document of each
 )->tuple[torch.Tensor,int]:    # Nats of all predicted tokens together, fp32; how many
     "Cross-entropy of predicting tokens 1..T from those before; with documents, from those of the same document, which the model gets as `documents_BT`."
+    more = {}
     if batch_BT1.ndim == 3:
         batch_BT1,documents_BT1 = batch_BT1.unbind(1)
-        logits_BTV = model(batch_BT1[:, :-1], documents_BT=documents_BT1[:, :-1])
-    else: logits_BTV = model(batch_BT1[:, :-1])
-    return F.cross_entropy(logits_BTV.float().flatten(0, 1), batch_BT1[:, 1:].flatten(), reduction='sum'), batch_BT1[:, 1:].numel()
+        more['documents_BT'] = documents_BT1[:, :-1]
+    inputs_BT,targets_BT = batch_BT1[:, :-1],batch_BT1[:, 1:]
+    if getattr(getattr(model, 'module', model), 'takes_targets', False):                     # an `LM`, or one that DDP holds: no scores in memory
+        return model(inputs_BT, targets_BT=targets_BT, **more), targets_BT.numel()
+    return F.cross_entropy(model(inputs_BT, **more).float().flatten(0, 1), targets_BT.flatten(), reduction='sum'), targets_BT.numel()
 
 # %% ../nbs/32_train.ipynb #32-6118b602
 def train(
@@ -178,7 +181,7 @@ def masked_score(
     n = sum(k for _,k in found)
     return sum(t.item() for t,_ in found)/n, n
 
-# %% ../nbs/32_train.ipynb #32-4aae02c6
+# %% ../nbs/32_train.ipynb #32-5a09e0d8
 def labelled_rows(
     texts:list,              # Token ids of each
     answers:list,            # Class of each, or (first, last) token of the answer
@@ -232,6 +235,7 @@ def fine_tune(
     batch:int=32,
     seed:int=0,              # Of the order, which is another one in each epoch
     start:int=0,             # First step to do, when going on
+    optimizer=None,          # The one that trained until then; None: a new one
     **settings,              # See `train`
 )->Iterator[dict]:           # Records of `train`
     "Trains head and model together: warmup over a tenth of the steps, then straight to 0."
@@ -240,7 +244,7 @@ def fine_tune(
     order = lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(rows))
     batch_at = lambda step: rows[order(step//each)[step % each*batch:][:batch]]
     steps = each*epochs
-    yield from train(model, make_optimizer(model, peak_lr), batch_at, steps, lambda step: learning_rate(step, steps, peak_lr, steps//10, 0., 'linear'), start,
+    yield from train(model, optimizer or make_optimizer(model, peak_lr), batch_at, steps, lambda step: learning_rate(step, steps, peak_lr, steps//10, 0., 'linear'), start,
                      objective=labelled, seed=seed, **settings)
 
 # %% ../nbs/32_train.ipynb #32-d660eca7

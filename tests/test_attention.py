@@ -1,5 +1,5 @@
 """What attention promises, over many seeds and shapes: the plain formula, no look ahead, distances and nothing else."""
-import math, subprocess, sys
+import math, os, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -148,6 +148,13 @@ def test_a_denormal_is_zero_only_when_asked():
         quick_cpu(False)
         assert half() > 0
     finally: quick_cpu(False)
+
+def test_a_denormal_is_zero_in_threads_that_run_already():
+    "Half of a matrix product is computed by another thread than the one that asks."
+    code = ("import torch; from andromeda.attention import quick_cpu; torch.set_num_threads(2)\n"
+            "tiny = lambda: ((torch.full((512, 512), 1e-30)@torch.full((512, 512), 1e-12)) > 0).float().mean().item()\n"
+            "assert tiny()==1; assert quick_cpu(); assert tiny()==0; quick_cpu(False); assert tiny()==1")
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=Path(__file__).parents[1], env=os.environ | {'OMP_NUM_THREADS': '2'})
 
 def test_importing_changes_nothing_about_the_process():
     code = ("import torch; n = torch.get_num_threads(); state = torch.get_rng_state(); import andromeda.model, andromeda.optim;"

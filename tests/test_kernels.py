@@ -294,6 +294,8 @@ def test_a_useless_xformers_warns_once_and_goes_on(broken, monkeypatch):
             assert xformers_problem()
             with pytest.raises(RuntimeError): KERNELS['xformers'](Sight(4, 1))
         assert len(said)==1
+        ids = torch.arange(12)[None]
+        assert torch.equal(LM(preset('mpt-tiny'), kernel='xformers')(ids), LM(preset('mpt-tiny'))(ids))      # a model goes on, too
         assert choose(1, 16, 2, 2, 8, kernels=('dense', 'xformers'), rounds=1+['missing', 'mismatched', 'without GPU'].index(broken)).kernel=='dense'
     finally: xformers_problem.cache_clear()
 
@@ -328,3 +330,24 @@ def test_nothing_is_left_on_the_cpu_when_the_model_is_not(family, name, packed):
 
 def test_the_usual_kernel_of_a_gpu_needs_no_square_of_numbers():
     assert usual_kernel(Sight(64, 2, 'meta', alibi=True))==usual_kernel(Sight(64, 2, 'meta', documents_BT=torch.zeros(1, 64, device='meta')))=='sdpa'
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('name', [None, 'flex'])
+def test_packed_documents_are_what_they_are_alone_on_a_gpu(family, name):
+    m = model(family, name).cuda()
+    ids,documents = (x.cuda() for x in ids_and_documents(family, B=1, T=256))
+    place,_ = places(documents)
+    starts = [*(place[0]==0).nonzero().flatten().tolist(), 256]
+    with torch.no_grad(): packed,alone = m(ids, documents_BT=documents), torch.cat([m(ids[:, a:b]) for a,b in zip(starts, starts[1:])], 1)
+    torch.testing.assert_close(packed, alone, atol=2e-3, rtol=1e-2)
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('documents', [1, 4])
+def test_a_choice_on_a_gpu_measures_what_trains_there(documents):
+    choice = fastest_kernel(preset('mpt-100m'), 2, 1024, 'cuda', torch.bfloat16, documents)
+    measured = {name for name,ms,*_ in choice.rows if ms}
+    assert {'dense', 'sdpa', 'flex'} <= measured, choice
+    assert choice.kernel in measured - {'dense'}, choice
