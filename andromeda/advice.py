@@ -145,7 +145,7 @@ def _solve(targets, levels, x, ahead):
             ends[:, better] = (np.column_stack([there, -ahead[:, 1]/max(x[:, 1].max(), 1e-12)])@w)[:, better]
     return fitted,ends
 
-# %% ../nbs/43_advice.ipynb #43-da6bdc1a
+# %% ../nbs/43_advice.ipynb #43-4fd65647
 @dataclass(frozen=True)
 class Finding:
     "One thing that is wrong, or could be better."
@@ -162,28 +162,30 @@ CAUSES = dict(diverging='the loss rises for good', lr_high='learning rate too hi
 
 def _sure(value, line, error): return NormalDist().cdf((value-line)/max(error, 1e-9))
 
+def _mean(values): return float(np.mean(known)) if len(known := values[np.isfinite(values)]) else math.nan
+
 def _smooth(a, width):
     "Means of so many steps in a row within one stage: their last steps and values."
     out = []
     for i in range(len(a.stages)):
         at = a.steps_of(i)
         loss = a.loss[at][:len(at)//width*width].reshape(-1, width)
-        with np.errstate(all='ignore'): out += [(at[(k+1)*width-1], m) for k,m in enumerate(np.nanmean(loss, 1)) if np.isfinite(loss[k]).sum() > width/2]
+        out += [(at[(k+1)*width-1], float(np.nanmean(part))) for k,part in enumerate(loss) if np.isfinite(part).sum() > width/2]
     return out
 
-# %% ../nbs/43_advice.ipynb #43-b23bf9ae
+# %% ../nbs/43_advice.ipynb #43-b8848bd8
 def diverging(a:Account)->Finding|None:
     "The end of a stage lies 0.15 nats above its lowest stretch, and so does the end of the run; or the last steps have no finite loss."
     lost = np.isnan(a.loss[-max(5, len(a.loss)//20):]).mean()
     do = f"Go back to a checkpoint before it, halve the learning rate ({a.lr.max():.3g} at its highest) or double the warmup, and set spike in the recipe so that such batches are passed over."
     if lost > .3: return Finding('diverging', 1., f"{lost:.0%} of the last steps had no finite loss.", do, dict(without_loss=float(lost)))
-    found,final = [],float(np.nanmean(a.loss[-max(5, len(a.loss)//25):]))
+    found,final = [],_mean(a.loss[-max(5, len(a.loss)//25):])
     for i in sorted(set(a.stage)):
         at = a.steps_of(i)
         width = max(5, len(at)//25)
         means = [m for s,m in _smooth(a, width) if a.stage[s] == i]
-        if len(means) < 4: continue
-        low,end,error = min(means[:-1]),float(np.nanmean(a.loss[at[-width:]])),a.noise*math.sqrt(2/width)
+        if len(means) < 4 or not math.isfinite(final+_mean(a.loss[at[-width:]])): continue
+        low,end,error = min(means[:-1]),_mean(a.loss[at[-width:]]),a.noise*math.sqrt(2/width)
         rise = min(end, final)-low if final > low else 0.
         found.append(Finding('diverging', _sure(rise, .15+2*error, error),      # the lowest of many stretches is low by chance
                              f"In stage {a.stages[i]['name']!r} the loss ended at {end:.2f}, {end-low:.2f} above its lowest stretch of {width} steps, and did not come back.", do, dict(rise=rise, error=error)))
@@ -219,7 +221,7 @@ def too_short(a:Account)->Finding|None:
     return Finding('too_short', min(sure, .99), f"The fitted curve says that twice the tokens would lower the loss by {gain:.2f} nats ({low:.2f} to {high:.2f}), four times by {four[0]:.2f} ({four[1]:.2f} to {four[2]:.2f}).",
                    f"Train on {count_text(2*len(a.loss)*a.step_tokens)} tokens, if there is as much text.", dict(gain=gain, low=low, high=high, loss=now))
 
-# %% ../nbs/43_advice.ipynb #43-63f126c2
+# %% ../nbs/43_advice.ipynb #43-938221a4
 WOBBLE = .004    # Share by which bits per byte of a source go up and down between measurements of small models; a guess, from data/records/advice_runs.jsonl
 
 def _rises(a):
@@ -228,16 +230,17 @@ def _rises(a):
         bits = [a.bits(e).get(s) for e in a.evals]
         if len(bits) < 2 or None in bits: continue
         low = int(np.argmin(bits))
-        if low == len(bits)-1: continue
+        if a.evals[low]['step'] >= a.evals[-1]['step']: continue
         first,last = a.evals[low]['step'],a.evals[-1]['step']
         read = a.seen(last)[s]-a.seen(first)[s]
         others = [a.bits(a.evals[-1])[o]/a.bits(a.evals[low])[o]-1 for o in a.unique if o != s and o in a.bits(a.evals[low]) and o in a.bits(a.evals[-1])]
-        if others and min(others) > (bits[-1]/bits[low]-1)/2: continue            # everything got worse: that is no matter of one source
-        yield dict(source=s, rise=bits[-1]/bits[low]-1, bits=bits[-1], lowest=bits[low], step=first, last=last, share=read/((last-first)*a.step_tokens), epochs=a.seen(last)[s]/a.unique[s])
+        alone = not others or min(others) <= (bits[-1]/bits[low]-1)/2          # or did everything get worse?
+        learned = _mean(a.loss[max(0, first-20):first])-_mean(a.loss[max(0, last-20):last])     # what the loss of the training text fell by meanwhile
+        yield dict(source=s, rise=bits[-1]/bits[low]-1, bits=bits[-1], lowest=bits[low], step=first, last=last, share=read/((last-first)*a.step_tokens), epochs=a.seen(last)[s]/a.unique[s], alone=alone, learned=learned)
 
 def overfitting(a:Account)->Finding|None:
     "A source that was read more than twice got worse by 1% while it was being read."
-    found = [r for r in _rises(a) if r['epochs'] > 2 and r['share'] > .05]
+    found = [r for r in _rises(a) if r['epochs'] > 2 and r['share'] > .05 and (r['alone'] or r['learned'] > 0)]
     if not found: return None
     r = max(found, key=lambda r: r['rise'])
     return Finding('overfitting', _sure(r['rise'], .01, WOBBLE), f"{r['source']} was read {r['epochs']:.1f} times; on validation text it went from {r['lowest']:.3f} bits per byte at step {r['step']:,} to {r['bits']:.3f}, while it was trained on.",
@@ -245,7 +248,7 @@ def overfitting(a:Account)->Finding|None:
 
 def hurts(a:Account)->Finding|None:
     "A source got worse by 1% while it was not repeated: what was read instead pushes it out."
-    found = [r for r in _rises(a) if not (r['epochs'] > 2 and r['share'] > .05)]
+    found = [r for r in _rises(a) if r['alone'] and not (r['epochs'] > 2 and r['share'] > .05)]
     if not found: return None
     r = max(found, key=lambda r: r['rise'])
     stage = a.stages[a.stage[min(r['last'], len(a.stage))-1]]
@@ -278,7 +281,7 @@ def starves(a:Account)->Finding|None:
                        f"Give {s} a higher tier or a larger share, and prove the mixture with proxies (nbs/43_proposal).", dict(source=s, share=share, slope=slope[s], gain=gain/len(slope), error=wrong/len(slope)))
     return None
 
-# %% ../nbs/43_advice.ipynb #43-b1695e1f
+# %% ../nbs/43_advice.ipynb #43-28799a3d
 INITIAL = .02     # Standard deviation of a weight at the beginning, in most presets
 
 def lr_high(a:Account)->Finding|None:
@@ -289,14 +292,14 @@ def lr_high(a:Account)->Finding|None:
     if len(means) < 4: return None
     rises = [(m-min(means[:k]), k) for k,m in enumerate(means) if k]
     rise,k = max(rises)
-    long = sum(r > rise/4 for r,_ in rises[k-1:])*width         # steps until it is back
+    long = sum(r > rise/4 for r,_ in rises)*width               # steps that it was up
     if long < 2*width: return None                               # a spike
-    return Finding('lr_high', _sure(rise, .2+error, error), f"Around step {(k+1)*width}, at a learning rate of {a.lr[k*width]:.2g}, the loss rose by {rise:.2f} nats and took {long} steps to come back.",
+    return Finding('lr_high', _sure(rise, .2+error, error), f"Around step {(k+1)*width}, at a learning rate of {a.lr[k*width]:.2g}, the loss was up to {rise:.2f} nats higher than before, for {long} steps.",
                    f"Lower the learning rate (to a third, {a.lr.max()/3:.2g}, to begin with) or double the warmup; a sweep finds the best one.", dict(rise=rise, steps=long, error=error))
 
 def lr_low(a:Account)->Finding|None:
     "The learning rates of all steps together are below five times the size of an initial weight."
-    total = float(a.lr.sum())
+    total = max(float(a.lr.sum()), 1e-9)
     if not np.isfinite(a.loss).all() or total > 5*INITIAL: return None
     return Finding('lr_low', _sure(math.log(5*INITIAL/total), 0, .2), f"The learning rates of all {len(a.lr):,} steps add up to {total:.3f}: no weight can have moved further from its beginning, around {INITIAL}.",
                    f"Raise the learning rate tenfold (to {10*a.lr.max():.2g}); a sweep finds the best one.", dict(total=total))

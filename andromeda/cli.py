@@ -39,7 +39,7 @@ def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-09caffb1
+# %% ../nbs/60_cli.ipynb #60-3c945ce1
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -81,6 +81,8 @@ def _parser():
     p.add_argument('--workers', type=int, default=1, help='trials at a time (default: 1)')
     p.add_argument('--worker', type=int, metavar='N', help='be one worker, of this number, in this process')
     p.add_argument('--promote', metavar='NAME', help='write the best trial as the recipe NAME.json in the folder of the sweep')
+    p = command('advise', _advise, 'What to change next in a run, with the evidence and how sure it is.')
+    p.add_argument('folder', type=Path, help='the run: a folder with recipe.json')
     p = command('train', _train, 'Train one run in this process, from wherever it is; or say what it would take.')
     p.add_argument('folder', type=Path, help='the run: a folder with recipe.json; or a recipe, as for run, with the data under --out')
     p.add_argument('--plan', action='store_true', help='shapes, memory, tokens, hours and disk, before anything starts')
@@ -182,9 +184,17 @@ def _sweep(args):
     said = ''
     for _ in run_sweep(sweep, args.workers):
         if str(sweep) != said: print(said := str(sweep), file=sys.stderr, flush=True)
-    shown = ['trial', 'state', 'value', *sweep.space, 'why']
+    shown = {k: k for k in ('trial', 'state', 'value', *sweep.space, 'why')}
     rows = sorted(trials(sweep), key=lambda r: (r['value'] is None, r['value'] or 0))
-    print(table_text([{k: (f'{v:.4g}' if isinstance(v, float) else '' if v is None else v) for k,v in r.items() if k in shown} for r in rows]))
+    print(table_text([{k: (f'{v:.4g}' if isinstance(v, float) else '' if v is None else v) for k,v in r.items() if k in shown} for r in rows], shown))
+
+def _advise(args):
+    from andromeda.advice import advise, lead
+    from andromeda.runs import Run
+    if not (args.folder/'recipe.json').exists(): raise ValueError(f"{args.folder} is not one run: give the folder of the run, as `andromeda runs` names it.")
+    run = Run(args.folder)
+    if found := advise(run): return print(*found, sep='\n')
+    print('Nothing that is sure enough to act on.', *([f'A suspicion: {f}'] if (f := lead(run)) else []), sep='\n')
 
 def _train(args):
     from andromeda.journey import train_folder
@@ -293,7 +303,7 @@ def _shards(args):
     rows = [dict(tier=p.tiers[n], source=n) | {f'{s} tokens': a.counts[f'{s}_tokens'] for s in SPLITS} | dict(bytes=sum(f[0] for f in a.manifest['files'].values())) for n,a in p.shards.items()]
     print(table_text(rows, formats=dict(bytes=bytes_text))) if not args.json else _print_json(rows)
 
-# %% ../nbs/60_cli.ipynb #60-9acaa1ae
+# %% ../nbs/60_cli.ipynb #60-13e3b5c7
 def _model_commands(command):
     "What is done with finished work."
     p = command('export', _export, 'Write the model of a run for other tools: a folder of transformers, or one file of safetensors.')
@@ -333,7 +343,7 @@ def _one_run(folder):
     return Run(folder)
 
 def _eval(args):
-    from andromeda.scoreboard import board, duel, score_run, standings
+    from andromeda.scoreboard import board, duel, looks, score_run, standings
     from andromeda.tasks import find_tasks
     from andromeda.view import table_text
     for what in ('shots', 'limit'):
@@ -348,6 +358,7 @@ def _eval(args):
     if args.json: return _print_json(dict(standings=rows, against=pairs))
     print(table_text(board(rows)) if rows else 'There is too little held-out text to ask about: name tasks with --tasks.')
     if pairs: print(f'\n{args.folder} against {args.against}, on the same questions:\n{table_text(pairs)}')
+    if (seen := looks(run, 'test', 'bits per byte')) > 1: print(f"\nBits per byte of the test split were looked at {seen} times for this run.")
     for o in found.values():
         if o.notes.get('looks'): print(f"\nThe test split of {o.task} was looked at {o.notes['looks']} time(s) for this run.")
 

@@ -122,7 +122,7 @@ def progress_bar(what:str, unit:str):
             bar.refresh()
         yield show
 
-# %% ../nbs/54_journey.ipynb #54-4c35eda6
+# %% ../nbs/54_journey.ipynb #54-5f80ded5
 def evaluation_texts(
     shards:dict[str,Artefact],
     tokenizer:Artefact,
@@ -138,6 +138,8 @@ def train_folder(folder:Path):
     "Train the run in `folder` to its end, measuring as its recipe says: what `andromeda train FOLDER` does."
     from andromeda.model import generate
     from andromeda.score import model_scores
+    from andromeda.scoreboard import look
+    from andromeda.train import rank
     run = Run(Path(folder))
     if not (run.folder/'recipe.json').exists():
         raise ValueError(f"There is no run in {run.folder}: expected a folder with recipe.json, as `andromeda run` makes under runs/.")
@@ -147,6 +149,7 @@ def train_folder(folder:Path):
     encoder = load_tokenizer(tokenizer)
     def evaluate(model, stage, last):
         splits = ('validation', 'test') if last else ('validation',)
+        if last and rank() == 0: look(run, 'test', 'bits per byte', sum(recipe.stage_steps()))
         texts = {s: evaluation_texts(shards, tokenizer, s, recipe.evaluation_bytes) for s in splits}
         if not model.config.causal: return _masked_scores(model, texts, recipe)
         return model_scores(model, texts, recipe.length, eot=END_ID)
@@ -290,7 +293,7 @@ def _advance(bar, status):
     if (step := status['step']) > bar.n: bar.update(step-bar.n)
     if status.get('loss') is not None: bar.set_postfix_str(f"{status['stage']} stage, loss {status['loss']:.2f}", refresh=False)
 
-# %% ../nbs/54_journey.ipynb #54-746f500c
+# %% ../nbs/54_journey.ipynb #54-40afd778
 def gather(
     recipes:tuple[Recipe,...],
     runs:list[Run],
@@ -320,10 +323,9 @@ def gather(
 ASKED = 40      # questions by source: seconds for a small model
 
 def _ask(runs):
-    "How the models stand on questions made of held-out text, and each of them against the first; models that read both ways are not asked."
-    from andromeda.model import preset
+    "How the models stand on questions made of held-out text, and the first against each other; models that read both ways are not asked."
     from andromeda.scoreboard import CONTINUE, duel, score_run, standings
-    found = {name: score_run(run, limit=ASKED) for name,run in runs.items() if preset(run.recipe.model).causal}
+    found = {name: score_run(run, limit=ASKED) for name,run in runs.items() if model_config(run.recipe).causal}
     first,*others = [*found] or [None]
     pairs = [dict(model=first, other=o) | row for o in others for row in duel(*({CONTINUE: found[m][CONTINUE]} if CONTINUE in found[m] else found[m] for m in (first, o)))]
     return dict(standings=[dict(model=name) | row for name,o in found.items() for row in standings(runs[name], o)], duels=pairs)
@@ -341,7 +343,13 @@ def _model_result(run):
     evals = [e for e in evals if e['step'] in ends]
     return dict(run=run.folder.name, family=config.family, parameters=parameter_count(config), tokens=metrics[-1]['tokens'], curve=curve,
                 stages=[{k: e[k] for k in ('stage', 'step', 'tokens', 'validation')} for e in evals],
-                test=evals[-1]['test'], samples=[s for s in run.samples() if s['step'] in ends])
+                test=evals[-1]['test'], samples=[s for s in run.samples() if s['step'] in ends], advice=_lead(run))
+
+def _lead(run):
+    "The one piece of advice on a run, with how sure it is; None for a run too short for any."
+    from andromeda.advice import CAUSES, lead
+    found = lead(run) if len(run.metrics()) >= 20 else None
+    return plain(found) | dict(title=CAUSES[found.cause]) if found else None
 
 def _ledger(p):
     "The account of each source, with how many documents each rule removed."

@@ -224,7 +224,7 @@ def _xformers(sight, compute=None):
         return compute(*qkv, attn_bias=mask, scale=scale).reshape(B, T, H, -1)[..., :D]
     return mix
 
-# %% ../nbs/20_kernels.ipynb #20-d66a58cb
+# %% ../nbs/20_kernels.ipynb #20-c6b3ab4b
 KERNELS = dict(plain=plain, dense=dense, blocked=blocked, pieces=pieces, sdpa=sdpa, varlen=varlen, flex=flex, xformers=xformers)
 
 def usual_kernel(
@@ -232,7 +232,7 @@ def usual_kernel(
 )->str:  # One of `KERNELS`
     "A kernel that works without measuring: good on a CPU, safe on a GPU."
     if torch.device(sight.device).type != 'cpu': return 'sdpa'
-    if sight.packed: return 'pieces' if sight.T >= 512 else 'dense'       # measured on one core: below 512 the calls cost more than the scores
+    if sight.packed: return 'pieces' if sight.T >= 256 else 'dense'       # measured on one core, see below: at 128 the calls cost as much as the scores
     return 'blocked' if sight.causal and (sight.alibi or sight.T <= 1024) else 'dense'
 
 @dataclass(frozen=True)

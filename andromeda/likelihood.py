@@ -19,7 +19,7 @@ from .attention import alibi_slopes, rotate, xpos
 from .model import LM
 from .tokenizer import END_ID, Encoder
 
-# %% ../nbs/40_likelihood.ipynb #40-03b6b23f
+# %% ../nbs/40_likelihood.ipynb #40-54e0715d
 @dataclass(frozen=True)
 class Cut:
     "A question and its answers as token ids."
@@ -32,6 +32,12 @@ def _shared(a, b, most=None):
     n = min(len(a), len(b)) if most is None else most
     if a[:n] == b[:n]: return n
     return next(i for i in range(n) if a[i] != b[i])
+
+def _encoded(encoder, texts):
+    "Ids of all texts on end, and where each begins. An encoder that is not compiled stays so: to load the compiler takes longer than some thousand questions."
+    if encoder.compiled: return tuple(x.tolist() for x in encoder.encode_batch(texts))
+    lists = [e.ids for e in encoder.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    return [i for ids in lists for i in ids], np.cumsum([0, *map(len, lists)]).tolist()
 
 def cut(
     encoder:Encoder,
@@ -50,8 +56,7 @@ def cut(
         space = q.context[len(context):]
         if not all(space+c for c in q.choices): raise ValueError(f"A question has an answer without text: {q.context[-60:]!r} and {q.choices}.")
         texts += [context, *(context+space+c for c in q.choices)]
-    ids,starts = encoder.encode_batch(texts)
-    ids,starts,at,out = ids.tolist(),starts.tolist(),0,[]
+    (ids,starts),at,out = _encoded(encoder, texts),0,[]
     for q in questions:
         context,*wholes = (ids[starts[i]:starts[i+1]] for i in range(at, at+1+len(q.choices)))
         at += 1+len(q.choices)

@@ -8,7 +8,7 @@ __all__ = ['FAMILIES', 'COMMON', 'CHOICES', 'PRESETS', 'ORIGIN', 'ACTIVATIONS', 
            'init_weights', 'fastest_kernel', 'compile_model', 'mask_tokens', 'objective_loss', 'training_memory',
            'training_hours', 'describe', 'recommend', 'WithHead', 'draw', 'generate']
 
-# %% ../nbs/21_model.ipynb #21-399bcf5c
+# %% ../nbs/21_model.ipynb #21-40f2398e
 import math
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -20,7 +20,7 @@ from .attention import alibi_bias, attention, rotate, xpos
 from .core import bytes_text, count_text, unknown
 from .blocked import block_rows, kept_weights
 from .loss import piece_rows, total_nats
-from .kernels import KERNELS, Choice, Sight, choose, places, usual_kernel
+from .kernels import KERNELS, Choice, Sight, choose, places, usual_kernel, xformers_problem
 
 # %% ../nbs/21_model.ipynb #21-005
 FAMILIES = {
@@ -274,7 +274,7 @@ class Cache:
         for old,new in zip(self.kept[layer], (k_BTGD, v_BTGD)): old[:, :, self.length:end] = new.transpose(1, 2)
         return tuple(x[:, :, :end].transpose(1, 2) for x in self.kept[layer])
 
-# %% ../nbs/21_model.ipynb #21-f2674776
+# %% ../nbs/21_model.ipynb #21-484242aa
 def _look(q, k, v, turns, mix, keep=None):
     "Attention of one layer, from queries and keys that do not know their places yet."
     if turns: q,k = rotate(q, *turns[0]), rotate(k, *turns[1])
@@ -310,7 +310,8 @@ def _mix(model, ids_BT, real, cache, documents):
     if documents is not None and documents.shape != ids_BT.shape:
         raise ValueError(f"documents_BT has shape {tuple(documents.shape)}; expected a number for each token, {tuple(ids_BT.shape)}.")
     sight = Sight(T, c.heads, ids_BT.device, c.causal, alibi, documents)
-    return KERNELS[model.kernel or usual_kernel(sight)](sight)
+    missing = model.kernel=='xformers' and xformers_problem()       # which says so, once
+    return KERNELS[usual_kernel(sight) if missing or model.kernel is None else model.kernel](sight)
 
 # %% ../nbs/21_model.ipynb #21-5192b2f1
 class LM(nn.Module):

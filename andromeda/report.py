@@ -234,6 +234,16 @@ def _questions(result:dict)->str:
                                                                                    dict.fromkeys(('gain', 'low', 'high'), '+'+BITS), most=len(pairs))) if pairs else ''
     return _element('div.wide', table(rows, heads, number, most=len(rows))) + beside
 
+# %% ../nbs/53_report.ipynb #53-8d4aa663
+def _advice(result:dict)->str:
+    "For each model the one thing to change next, what it rests on, and how sure it is."
+    found = [(name, m['advice']) for name,m in (result.get('models') or {}).items() if m.get('advice')]
+    def one(name, a):
+        how = f"{a['sure']:.0%} sure" if a['sure'] >= .9 else f"a suspicion, {a['sure']:.0%} sure: too little to act on"
+        numbers = ', '.join(f'{k} {v:.3g}' if isinstance(v, float) else f'{k} {v}' for k,v in a['evidence'].items())
+        return _element('h3', f"{name}: {a['title']} ({how})") + _element('p', f"{a['says']} {a['do']}") + _element('p', f'Evidence: {numbers}.')
+    return Html('').join(one(*f) for f in found)
+
 # %% ../nbs/53_report.ipynb #53-036
 LEAVES = 'kept', 'filtered', 'duplicate', 'leaked', 'quarantined'  # Where a document that was read can end up
 
@@ -352,7 +362,7 @@ def _settings(result:dict)->str:
     rows = [{('setting',): r['setting']} | {n: '' if v is None else str(v) for n,v in r.items() if n != 'setting'} for r in result.get('differences') or []]
     return _element('div.wide', table(rows, {k: 'Setting' if k == ('setting',) else k for k in rows[0]}, most=len(rows))) if rows else ''
 
-# %% ../nbs/53_report.ipynb #53-1795d932
+# %% ../nbs/53_report.ipynb #53-a6db9931
 _THEME = """
 :root {color-scheme:light dark; --bg:#fff; --fg:#1b1f24; --soft:#59616b; --box:#f3f4f6; --line:#cfd4da; --yes:#006b4b;
   --no:#a63c00}
@@ -401,11 +411,11 @@ pre {background:var(--box); border:1px solid var(--line); border-radius:4px; pad
 """
 
 _PARTS = [('settings', 'What differs', _settings), ('training', 'Training', _training), ('stages', 'After each stage', _stages), ('test', 'Final test', _test),
-          ('comparisons', 'Every comparison', _comparisons), ('questions', 'Questions', _questions), ('data', 'What became of the text', _ledger),
+          ('comparisons', 'Every comparison', _comparisons), ('questions', 'Questions', _questions), ('advice', 'What to change next', _advice), ('data', 'What became of the text', _ledger),
           ('mixture', 'What each stage read', _mixture), ('samples', 'Samples', _samples), ('lineage', 'Lineage', _lineage),
           ('run', 'How it was run', _run)]
 
-# %% ../nbs/53_report.ipynb #53-4af25938
+# %% ../nbs/53_report.ipynb #53-f8f58da4
 def render(
     result:dict,   # What a run leaves in report.json; any part may be missing
 )->str:            # A whole HTML document, to be written as UTF-8
@@ -417,7 +427,7 @@ def render(
     there = [(name, title, body) for name,title,body in made if body]
     links = ' '.join(f'<a href="#{name}">{title}</a>' for name,title,_ in there)
     body = '\n'.join(f'<section id="{name}"><h2>{title}</h2>\n{body}</section>' for name,title,body in there)
-    missing = ', '.join(title for name,title,body in made if not body and name != 'settings')
+    missing = ', '.join(title for name,title,body in made if not body and name not in ('settings', 'advice'))
     last = _element('p.soft', f'This result has nothing for: {missing}.') if missing else ''
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     title = safe(result.get('recipe', 'a run'), lines=False)

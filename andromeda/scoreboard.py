@@ -162,7 +162,7 @@ def looks(run:Run, split:str, what:str)->int:
     path = run.folder/'looks.jsonl'
     return sum((r['split'], r['what']) == (split, what) for r in read_jsonl(path)) if path.exists() else 0
 
-# %% ../nbs/42_scoreboard.ipynb #42-cad9862b
+# %% ../nbs/42_scoreboard.ipynb #42-6d7fce39
 def _fitting(texts, encoder, window, n):
     "Questions of which no answer is longer than half of what the model reads at once."
     items = continuation_items(texts, 2*n, after=min(40, window//2))
@@ -200,13 +200,15 @@ def score_run(
     "Put questions to a run's model and keep the outcomes in its folder. Looks at a test split are counted."
     from andromeda.tokenizer import Encoder
     from andromeda.trainer import trained_model
-    encoder = Encoder(run_artefact(run, run.plan['tokenizer']))
+    place = run_artefact(run, run.plan['tokenizer'])
+    encoder = Encoder(place, compiled=False)
     at = step if step is not None else max((int(p.name[5:]) for p in (run.folder/'checkpoints').glob('step_*')), default=0)
     asked = [(continuation_task(s), _fitting(texts, encoder, run.recipe.length, limit or 100), ()) for s,texts in held_out_texts(run).items()] if not tasks else []
     for t in tasks:
         examples = read_task(t, data and local_records(data, t, t.train), t.train, shots) if shots and t.train else ()
         if len(examples) < shots: raise ValueError(f"{t.name} has {len(examples)} examples to show, {shots} were asked for: it has no such training split, or ask for fewer.")
         asked.append((t, read_task(t, data and local_records(data, t, t.split), None, limit), examples))
+    if sum(len(q.context) for _,items,_ in asked for i in items for q in i.asked) > 5_000_000: encoder = Encoder(place)       # worth loading the compiler
     model,out = trained_model(run, step),{}
     for t,items,examples in asked:
         if not items: continue

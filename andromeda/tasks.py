@@ -103,7 +103,7 @@ def _found(task, path, split):
     from andromeda.hub import hub_files, read_hub
     for file in hub_files(dict(task.hub, splits=(split,))).values(): yield from read_hub(file)
 
-# %% ../nbs/41_tasks.ipynb #41-d5c0270f
+# %% ../nbs/41_tasks.ipynb #41-558748c1
 @dataclass(frozen=True)
 class Answer:
     "What a model made of one question."
@@ -116,6 +116,7 @@ class Answer:
     group:str = ''
     worth:dict[str,tuple[float,...]] = field(default_factory=dict)    # Marks of each choice, by measure
     grade:float|None = None           # The right number
+    said:float|None = None            # The number that was said, by a head that says one
 
 @dataclass(frozen=True)
 class Outcome:
@@ -220,8 +221,9 @@ MEANS = ('accuracy', 'accuracy_bytes', 'accuracy_chars', 'exact_groups', 'best_f
 LOWER = ('perplexity', 'bits_per_byte')                         # where less is better
 MEASURES = (*MEANS, *TABLES, *CORRELATIONS, 'last_word', *LOWER)
 
-# %% ../nbs/41_tasks.ipynb #41-78551387
+# %% ../nbs/41_tasks.ipynb #41-44b29030
 def _expected(a):
+    if a.said is not None: return a.said
     p = np.exp(np.array(a.log_p)-max(a.log_p))
     return float((p/p.sum()) @ np.arange(len(p)))
 
@@ -322,7 +324,7 @@ def _number(value, n):
     if str(value).strip() in ('', '-1') or not 0 <= int(value) < n: raise ValueError(f"unlabelled: the label is {value!r}")
     return int(value)
 
-# %% ../nbs/41_tasks.ipynb #41-47339de9
+# %% ../nbs/41_tasks.ipynb #41-b242a0bd
 def _boolq(r):
     "Also as Google published it, with `answer` true or false."
     if 'label' not in r and isinstance(r.get('answer'), bool): r = r | dict(label=int(r['answer']))
@@ -351,7 +353,7 @@ def _named():
             split='validation_matched' if name == 'mnli' else 'validation', grade=(lambda r: float(r['label'])) if name == 'stsb' else None)
     tasks['mnli_mm'] = replace(tasks['mnli'], name='mnli_mm', split='validation_mismatched')
     sg = dict(boolq=(_boolq, ('accuracy',), no_yes, ('question', 'passage')), cb=(QUESTIONS['super_glue.cb'], ('accuracy', 'macro_f1'), said('True', 'False', 'Neither'), ('premise', 'hypothesis')),
-              copa=(QUESTIONS['super_glue.copa'], ('accuracy',), (), ()), multirc=(QUESTIONS['super_glue.multirc'], ('f1', 'exact_groups'), no_yes, ()),
+              copa=(QUESTIONS['super_glue.copa'], ('accuracy',), (), ()), multirc=(QUESTIONS['super_glue.multirc'], ('f1', 'exact_groups'), no_yes, ('paragraph', 'question', 'answer')),
               record=(QUESTIONS['super_glue.record'], ('best_f1', 'best_exact'), (), ()), sglue_rte=(QUESTIONS['super_glue.rte'], ('accuracy',), said('True', 'False'), ('premise', 'hypothesis')),
               wic=(QUESTIONS['super_glue.wic'], ('accuracy',), no_yes, ()), wsc=(QUESTIONS['super_glue.wsc'], ('accuracy',), no_yes, ()),
               axb=(_axb, ('mcc',), said('True', 'False'), ('sentence1', 'sentence2')), axg=(_axg, ('accuracy',), said('True', 'False'), ('premise', 'hypothesis')))

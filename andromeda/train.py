@@ -181,7 +181,7 @@ def masked_score(
     n = sum(k for _,k in found)
     return sum(t.item() for t,_ in found)/n, n
 
-# %% ../nbs/32_train.ipynb #32-4aae02c6
+# %% ../nbs/32_train.ipynb #32-5a09e0d8
 def labelled_rows(
     texts:list,              # Token ids of each
     answers:list,            # Class of each, or (first, last) token of the answer
@@ -235,6 +235,7 @@ def fine_tune(
     batch:int=32,
     seed:int=0,              # Of the order, which is another one in each epoch
     start:int=0,             # First step to do, when going on
+    optimizer=None,          # The one that trained until then; None: a new one
     **settings,              # See `train`
 )->Iterator[dict]:           # Records of `train`
     "Trains head and model together: warmup over a tenth of the steps, then straight to 0."
@@ -243,7 +244,7 @@ def fine_tune(
     order = lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(rows))
     batch_at = lambda step: rows[order(step//each)[step % each*batch:][:batch]]
     steps = each*epochs
-    yield from train(model, make_optimizer(model, peak_lr), batch_at, steps, lambda step: learning_rate(step, steps, peak_lr, steps//10, 0., 'linear'), start,
+    yield from train(model, optimizer or make_optimizer(model, peak_lr), batch_at, steps, lambda step: learning_rate(step, steps, peak_lr, steps//10, 0., 'linear'), start,
                      objective=labelled, seed=seed, **settings)
 
 # %% ../nbs/32_train.ipynb #32-d660eca7

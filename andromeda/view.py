@@ -442,11 +442,11 @@ def marked(
         out.append(part if shown else f'<mark style="background:#D55E0066;color:inherit">{part}</mark>')
     return Html(''.join(out))
 
-# %% ../nbs/01_view.ipynb #01-61c1467a
+# %% ../nbs/01_view.ipynb #01-271b17b9
 _CLICKS = """
 const TAGS = new Set(('b br caption circle code del details div em figcaption figure h3 h4 i ins li mark ol p path pre rect small span strong sub sup '
   + 'summary svg table tbody td text th thead title tr ul').split(' '));
-const ATTRIBUTES = new Set(('aria-label class colspan cx cy d data-am data-am-x fill font height open r role rowspan stroke stroke-dasharray stroke-linejoin '
+const ATTRIBUTES = new Set(('aria-label class colspan cx cy d data-am data-am-brush data-am-x fill font height open r role rowspan stroke stroke-dasharray stroke-linejoin '
   + 'stroke-opacity stroke-width style tabindex text-anchor title viewbox width x y').split(' '));
 function clean(html) {
   const made = new DOMParser().parseFromString(html, 'text/html');
@@ -467,6 +467,23 @@ export default { render({ model, el }) {
     box.replaceChildren(...clean(model.get('value')));
     box.querySelectorAll('details').forEach((d, i) => { if (open[i]) d.open = true; });
   };
+  const brush = down => {                        // a drag along an axis; told as shares of its length, from the bottom
+    const bar = down.target.closest('rect[data-am-brush]');
+    if (!bar) return;
+    const svg = bar.ownerSVGElement, [name, top, bottom] = bar.dataset.amBrush.split(' ').map(Number), seen = svg.appendChild(bar.cloneNode());
+    const up = e => { const at = svg.getBoundingClientRect(), y = (e.clientY - at.top) * svg.viewBox.baseVal.height / at.height;
+      return Math.min(1, Math.max(0, (bottom - y) / (bottom - top))); };
+    const from = up(down), height = bottom - top;
+    const move = e => { const to = up(e); seen.setAttribute('y', bottom - Math.max(from, to) * height); seen.setAttribute('height', Math.abs(to - from) * height); };
+    const end = e => { for (const what of ['pointerup', 'pointercancel']) window.removeEventListener(what, end);
+      window.removeEventListener('pointermove', move); seen.remove();
+      if (e.type === 'pointerup') model.send({ brush: name, low: Math.min(from, up(e)), high: Math.max(from, up(e)) }); };
+    seen.classList.add('am-brushing');
+    move(down);
+    window.addEventListener('pointermove', move);
+    for (const what of ['pointerup', 'pointercancel']) window.addEventListener(what, end);
+    down.preventDefault();
+  };
   const tell = e => {
     const hit = e.target.closest('[data-am]'), chart = e.target.closest('svg[data-am-x]');
     if (hit) model.send({ key: hit.dataset.am });
@@ -477,6 +494,7 @@ export default { render({ model, el }) {
     }
   };
   box.addEventListener('pointerdown', () => { held = true; window.addEventListener('pointerup', () => setTimeout(() => { held = false; if (late) draw(); }), { once: true }); });
+  box.addEventListener('pointerdown', brush);
   box.addEventListener('click', tell);
   box.addEventListener('keydown', e => { if (e.key === 'Enter' && e.target.dataset.am) tell(e); });
   model.on('change:value', draw);
@@ -494,6 +512,8 @@ _LOOK = """
 .am-clicks pre {font-size:12px; line-height:1.4; word-break:normal}
 .am-clicks [data-am]:hover {outline:1px solid currentColor}
 .am-clicks svg[data-am-x] {cursor:crosshair}
+.am-clicks [data-am-brush] {cursor:ns-resize; touch-action:none}
+.am-clicks .am-brushing {fill:#D55E0066 !important; pointer-events:none}
 [data-jp-theme-light="false"] .am-clicks {--am-1:#56b4e9; --am-2:#f08445; --am-3:#2cc295; --am-4:#d98cba; --am-5:#d9ac3c; --am-6:#a0a6ad}
 """
 
@@ -508,7 +528,7 @@ def _widget_class():
 
 def clickable(
     html:Html,                                       # What is shown first; set `.value` to show something else
-    on_click:Callable[[dict],None]=lambda told: None,  # Called with dict(key=...) or dict(x=..., chart=its title)
+    on_click:Callable[[dict],None]=lambda told: None,  # Called with dict(key=...), dict(x=..., chart=its title) or dict(brush=number of the axis, low=, high=)
 ):  # A widget
     "`html` in a notebook, with clicks. Raises `ValueError` for text that is not an `Html`."
     if not isinstance(html, Html): raise ValueError("clickable shows an Html: make one with table, curves or safe, so that foreign text is escaped.")

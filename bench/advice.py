@@ -20,7 +20,7 @@ NAMES = {'healthy': None, 'learning rate too high': 'lr_high', 'learning rate to
 def first(a): return next((f.cause for f in advise(a)), None)
 
 
-def main(of=25, healthy=60, begin=20_000):
+def main(of=25, healthy=60, begin=30_000):
     right,wrong = {},collections.Counter()
     for kind in KINDS[1:]:
         told = [first(planted(kind, begin+i)) for i in range(of)]

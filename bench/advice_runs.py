@@ -44,7 +44,7 @@ def runs():
     for model,high in (('mpt-tiny', 32), ('palm-tiny', 24)):
         out[f'high-{model}'] = ('learning rate too high', plan('x', model, peak=4e-3*high), 1.)
         out[f'low-{model}'] = ('learning rate too low', plan('x', model, peak=4e-3/48), 1.)
-    out['overfit-mpt-tiny'] = ('overfitting', plan('x', tokens=320_000, epochs=400., parts=6), .004)
+    out['overfit-mpt-tiny'] = ('overfitting', plan('x', tokens=320_000, epochs=400., parts=6), .02)
     out['hurts-mpt-tiny'] = ('a stage hurts a source', plan('x', stages=(part('1', 'high', 60_000, 4e-3), part('2', 'high', 60_000, 3e-3), part('3', 'low', 60_000, 3e-3))), 1.)
     return out
 
@@ -52,7 +52,7 @@ def runs():
 def train(name, planted, recipe, there, p, out):
     "One run's record."
     shards = {n: p.shards[n] for n in SOURCES}
-    if there < 1: shards = {n: few(a, there, out/'few'/n) for n,a in shards.items()}
+    if there < 1: shards['docstrings'] = few(shards['docstrings'], there, out/'few'/'docstrings')
     run = create_run(out/'runs'/name, replace(recipe, name=name), TIERS, shards, p.tokenizer)
     texts = dict(validation=evaluation_texts({n: p.shards[n] for n in SOURCES}, p.tokenizer, 'validation', recipe.evaluation_bytes))
     began = time.process_time()

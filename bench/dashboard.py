@@ -7,12 +7,15 @@ Appends a line for each version to data/records/dashboard.jsonl.
 """
 import argparse
 import json
+import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +44,16 @@ def wait_for(condition, seconds=30):
         time.sleep(.002)
 
 
+@contextmanager
+def ended(run):
+    "The run ends with the block."
+    try: yield
+    finally:
+        if run.alive():
+            control(run, want='stop')
+            wait_for(lambda: not run.alive())
+
+
 def cpu_seconds(pid):
     "Of a process and its threads, from /proc."
     fields = Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()
@@ -58,7 +71,7 @@ def measured(version, clicks, turns, seconds):
         write_notebook(folder/'steer.ipynb', 'from andromeda.dashboard import *\nfrom pathlib import Path\nfrom andromeda.core import home\nfrom andromeda.runs import launch\n' + made,
                        'panel = show(folder)\npanel', kernel=kernel)
         run = Run(folder/'runs'/'watched')
-        with Lab(folder) as lab:
+        with ended(run), Lab(folder) as lab:
             sheet = lab.open('steer.ipynb')
             sheet.run_all(180)
             found,pid = sheet.run('import ipykernel, os; print(ipykernel.__version__, os.getpid())').split()
@@ -93,26 +106,26 @@ def measured(version, clicks, turns, seconds):
             first = lab.until(text, 60)
             lab.until(f"() => {{ const e = document.querySelector('.am-status'); return e && e.textContent !== {json.dumps(first)} }}", 60)
             reload = time.monotonic()-began
-            control(run, want='stop')
-            wait_for(lambda: not run.alive())
     cut = lambda values: dict(median_ms=round(1000*statistics.median(values)), p95_ms=round(1000*statistics.quantiles(values, n=20)[-1]), most_ms=round(1000*max(values)))
+    found = dict(clicks=clicks, reaches_control=cut(reach), run_obeys=cut(obey), reload_to_live_s=round(reload, 1), panel_every_s=1, metrics_lines=lines)
+    if not turns: return found
     middle = {k: statistics.median(v) for k,v in cost.items()}
-    return dict(clicks=clicks, reaches_control=cut(reach), run_obeys=cut(obey), reload_to_live_s=round(reload, 1), panel_every_s=1, metrics_lines=lines,
-                kernel_cpu_share_open=round(middle['open'], 4), kernel_cpu_share_closed=round(middle['closed'], 4),
-                training_cpu_per_step_open_to_closed=round(statistics.median(steps['open'])/statistics.median(steps['closed']), 3))
+    return found | dict(turns=turns, seconds=seconds, kernel_cpu_share_open=round(middle['open'], 4), kernel_cpu_share_closed=round(middle['closed'], 4),
+                        training_cpu_per_step_open_to_closed=round(statistics.median(steps['open'])/statistics.median(steps['closed']), 3))
 
 
 if __name__ == '__main__':
     asked = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     asked.add_argument('--ipykernel', nargs='+', default=['6.31.0', '7.3.0', '7.4.0'])
     asked.add_argument('--clicks', type=int, default=40)
-    asked.add_argument('--turns', type=int, default=5)
+    asked.add_argument('--turns', type=int, default=5, help='0: the cost is not measured')
     asked.add_argument('--seconds', type=float, default=4)
     asked.add_argument('--dry', action='store_true', help='print, and record nothing')
     asked = asked.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))          # so that the Lab and the run end with it
     for version in asked.ipykernel:
         import jupyterlab
         record = dict(bench='dashboard', made=time.strftime('%Y-%m-%d'), python=platform.python_version(), jupyterlab=jupyterlab.__version__, ipykernel=version,
-                      load=round(__import__('os').getloadavg()[0], 1)) | measured(version, asked.clicks, asked.turns, asked.seconds)
+                      load=round(os.getloadavg()[0], 1)) | measured(version, asked.clicks, asked.turns, asked.seconds)
         print(record)
         if not asked.dry: append_jsonl(ROOT/'data'/'records'/'dashboard.jsonl', record)

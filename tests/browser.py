@@ -41,17 +41,20 @@ def lacking():
     return ''
 
 
+def _cells(sources): return [dict(cell_type='code', id=f'c{i}', metadata={}, execution_count=None, outputs=[], source=s.splitlines(True)) for i,s in enumerate(sources)]
+
+
 def write_notebook(path, *cells, kernel='python3'):
     "A notebook of code cells."
-    made = [dict(cell_type='code', id=f'c{i}', metadata={}, execution_count=None, outputs=[], source=s.splitlines(True)) for i,s in enumerate(cells)]
-    path.write_text(json.dumps(dict(cells=made, metadata=dict(kernelspec=dict(display_name=kernel, language='python', name=kernel)), nbformat=4, nbformat_minor=5)))
+    path.write_text(json.dumps(dict(cells=_cells(cells), metadata=dict(kernelspec=dict(display_name=kernel, language='python', name=kernel)), nbformat=4, nbformat_minor=5)))
 
 
-def copy_page(name, folder):
-    "A page of the project in `folder`, without its outputs, so that what is seen was made now."
+def copy_page(name, folder, *more):
+    "A page of the project in `folder`, without its outputs, so that what is seen was made now; with more code cells at its end."
     notebook = json.loads((ROOT/'nbs'/f'{name}.ipynb').read_text(encoding='utf-8'))
     for cell in notebook['cells']:
         if cell['cell_type'] == 'code': cell.update(outputs=[], execution_count=None)
+    notebook['cells'] += _cells(more)
     (Path(folder)/f'{name}.ipynb').write_text(json.dumps(notebook))
 
 
@@ -69,7 +72,7 @@ class Browser:
         context.expose_function('__ran', lambda *what: self.ran.append(str(what)))      # what the hostile documents call
         self.page = context.new_page()
         self.page.on('dialog', lambda d: (self.ran.append(f'dialog: {d.message}'), d.dismiss()))
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(60_000)
         return self
 
     def __exit__(self, *_):
@@ -143,7 +146,7 @@ class Lab(Browser):
         return json.loads(said) if said else None
 
     def _wait_for_server(self):
-        for _ in range(300):
+        for _ in range(900):
             if self.server.poll() is not None: break
             with suppress(OSError): return self.api('status')
             time.sleep(.1)

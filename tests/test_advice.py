@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT/'bench'))
 from planted import KINDS, planted  # noqa: E402
 
-from andromeda.advice import CAUSES, account, account_of, advise, best_rate, fit_curve, lr_low, overfitting, plateau  # noqa: E402
+from andromeda.advice import CAUSES, account, account_of, advise, best_rate, fit_curve, lead, lr_low, overfitting, plateau  # noqa: E402
 from andromeda.core import read_jsonl  # noqa: E402
 
 REAL = {r['name']: r for r in read_jsonl(ROOT/'data'/'records'/'advice_runs.jsonl')}
@@ -111,7 +111,18 @@ def test_the_best_rate_is_within_its_interval(seed):
     assert found['low']*.9 < best < found['high']*1.1 and found['high']/found['low'] < 3 and found['sure'] > .9
 
 
-def test_an_account_is_what_the_folder_of_a_run_says(tmp_path):
+@pytest.mark.parametrize('seed', range(6))
+def test_short_and_broken_runs_are_judged_without_a_crash(seed):
+    r = np.random.default_rng(seed)
+    for kind in KINDS:
+        a,n = planted(kind, 600+seed),int(r.integers(20, 120))
+        loss = a.loss[:n].copy()
+        loss[r.random(n) < .2*(seed % 3)] = np.nan
+        cut = replace(a, loss=loss, lr=a.lr[:n]*(seed != 4), gradient_norm=a.gradient_norm[:n], stage=a.stage[:n], evals=[dict(e, step=min(e['step'], n)) for e in a.evals[:seed]])
+        for f in advise(cut, 0.): assert 0 <= f.sure <= 1 and 'nan' not in str(f)
+
+
+def test_an_account_is_what_the_folder_of_a_run_says(tmp_path, capsys):
     from andromeda.runs import create_run
     from andromeda.shards import build_shards
     from andromeda.stages import Corpus, Recipe, Stage
@@ -127,3 +138,13 @@ def test_an_account_is_what_the_folder_of_a_run_says(tmp_path):
     a = account(run)
     assert np.isnan(a.loss[3]) and a.stage.tolist() == [0]*24+[1]*24 and a.seen(48) == {'n': 48*64} and a.stages[1]['shares'] == {'n': 1.}
     assert advise(run) == advise(a)
+    from andromeda.cli import run_command
+    assert run_command(['advise', str(run.folder)]) == 0 and run_command(['advise', str(tmp_path)]) == 2
+    out,err = capsys.readouterr()
+    assert ('Nothing that is sure' in out or '%' in out or 'certain' in out) and 'is not one run' in err
+
+
+def test_the_lead_is_the_first_finding_or_the_surest_suspicion():
+    assert lead(planted('hurts', 501)).cause == 'hurts'
+    a = planted('healthy', 501)
+    assert not advise(a) and lead(a) == max(advise(a, 0.), key=lambda f: f.sure) and lead(a).sure < .9

@@ -1,11 +1,14 @@
 "The pages as their reader meets them: in JupyterLab, with a mouse."
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from andromeda.runs import Run, control, runs
+from andromeda.sweeps import STOPPED, Sweep, at_work, trials
 from browser import ROOT, Lab, copy_page, lacking, write_notebook
 
 pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking() or '-')
@@ -16,45 +19,47 @@ def lab(tmp_path_factory):
     with Lab(tmp_path_factory.mktemp('lab')) as lab: yield lab
 
 
-def test_a_page_runs_from_top_to_bottom_and_shows_its_charts(lab):
-    copy_page('01_view', lab.folder)
+def test_a_page_runs_from_top_to_bottom_and_a_failing_cell_is_noticed(lab):
+    "Page 01 with a cell that fails at its end: the only one."
+    copy_page('01_view', lab.folder, 'raise KeyError("so there")')
     sheet = lab.open('01_view.ipynb')
-    sheet.run_all()
+    with pytest.raises(AssertionError, match='^cell [0-9]+: KeyError: .so there.$'): sheet.run_all()
     assert sheet.find('figure.am-figure svg').count() >= 3
     sheet.find('figure.am-figure').first.scroll_into_view_if_needed()
     assert sheet.shot('01_view').stat().st_size > 10_000
     assert not lab.ran and not lab.outside
 
 
-def test_a_failing_cell_is_noticed(lab):
-    write_notebook(lab.folder/'wrong.ipynb', '1', 'raise KeyError("so there")')
-    sheet = lab.open('wrong.ipynb')
-    with pytest.raises(AssertionError, match='cell 1: KeyError'): sheet.run_all()
-
-
-def test_a_click_reaches_python_and_comes_back(lab):
-    write_notebook(lab.folder/'click.ipynb', "import ipywidgets as w\nb, said = w.Button(description='go'), w.Label('-')\nb.add_class('t-go'), said.add_class('t-said')\n"
-                   "b.on_click(lambda _: setattr(said, 'value', 'clicked'))\nw.VBox([b, said])")
-    sheet = lab.open('click.ipynb')
-    sheet.run_all()
-    sheet.find('.t-go').click()
-    lab.until("() => document.querySelector('.t-said').textContent === 'clicked'", 10)
-    assert sheet.run('print(said.value)') == 'clicked\n'
-
-
-def test_the_inspection_page_answers_its_reader(lab):
-    "Page 50: filter, search, open a document, click a token, move a line, look at copies, mix."
-    copy_page('50_inspect', lab.folder)
+@pytest.fixture(scope='module')
+def inspection(lab, tmp_path_factory):
+    "Page 50, and behind it panels full of hostile documents."
+    copy_page('50_inspect', lab.folder, f"""import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from hostile import TEXTS
+from hostile import documents as hostile_documents
+from andromeda.tokenizer import train_tokenizer
+bad = Shelf(*(made := hostile_documents(Path({str(tmp_path_factory.mktemp('bad'))!r})))[:1], {{TEXTS[3]: TEXTS[11]}}, made[1])
+hostile = Explore(Found(bad, Encoder(train_tokenizer(TEXTS, 400))))
+for name in hostile.make: hostile.open(name)
+hostile.box.add_class('t-hostile')
+browse,lines,copies = (hostile.panels[n] for n in ('documents', 'thresholds', 'duplicates'))
+mixer = Mixer({{t: 1000 for t in TEXTS[:8]}}, dict.fromkeys(TEXTS, TEXTS[4]))
+hostile""", "mixer", "raw = clickable(Html('-'))\nraw")
     sheet = lab.open('50_inspect.ipynb')
     sheet.run_all()
-    explore = sheet.find('.widget-tab').last
+    return sheet
+
+
+def test_the_inspection_page_answers_its_reader(lab, inspection):
+    "Page 50: filter, search, open a document, click a token, move a line, look at copies, mix."
+    sheet = inspection
+    explore = sheet.find('.widget-tab:not(.t-hostile)')
     explore.scroll_into_view_if_needed()
     browse = explore.locator('.am-browse')
     browse.get_by_label('search').fill('import')
     browse.get_by_label('search').press('Enter')
-    lab.until("() => [...document.querySelectorAll('.widget-tab .am-browse .widget-label')].some(e => /^[1-9][0-9]* documents/.test(e.textContent))", 10)
+    lab.until("() => [...document.querySelectorAll('.widget-tab:not(.t-hostile) .am-browse .widget-label')].some(e => /^[1-9][0-9]* documents/.test(e.textContent))")
     browse.get_by_label('ended').select_option('filtered')
-    lab.until("() => [...document.querySelectorAll('.widget-tab .am-browse tbody tr')].filter(e => e.textContent.includes('filtered')).length > 0", 10)
+    lab.until("() => [...document.querySelectorAll('.widget-tab:not(.t-hostile) .am-browse tbody tr')].filter(e => e.textContent.includes('filtered')).length > 0")
     browse.locator('[data-am^="doc "]').first.click()
     browse.locator('[data-am^="token "]').nth(5).click()
     browse.get_by_text('Merges, in the order of learning').or_(browse.get_by_text('A byte: no merges.')).first.wait_for()
@@ -68,7 +73,7 @@ def test_the_inspection_page_answers_its_reader(lab):
     slider.focus()
     for key in ['Home'] + ['PageUp']*3: slider.press(key)
     lines.get_by_text('wide: just removed').wait_for()
-    lab.until("() => [...document.querySelectorAll('.am-thresholds td')].some(e => /^-[1-9]/.test(e.textContent))", 10)      # fewer are kept
+    lab.until("() => [...document.querySelectorAll('.widget-tab:not(.t-hostile) .am-thresholds td')].some(e => /^-[1-9]/.test(e.textContent))")      # fewer are kept
     sheet.shot('50_inspect-thresholds')
     explore.get_by_role('tab', name='duplicates').click()
     explore.locator('.am-copies [data-am="cluster 0"]').click()
@@ -80,23 +85,9 @@ def test_the_inspection_page_answers_its_reader(lab):
     assert not lab.ran and not lab.outside
 
 
-def test_no_widget_lets_a_document_act(lab, tmp_path):
+def test_no_widget_lets_a_document_act(lab, inspection):
     "The panels in JupyterLab; at the end, text that nobody escaped in `clickable`, and in a plain HTML widget, which does run."
-    write_notebook(lab.folder/'hostile.ipynb', f"""import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-from pathlib import Path
-from hostile import TEXTS, documents
-from andromeda.inspect import *
-from andromeda.tokenizer import Encoder, train_tokenizer
-from andromeda.view import Html, clickable
-cleaned,duplicates = documents(Path({str(tmp_path)!r})/'made')
-shelf = Shelf(cleaned, {{TEXTS[3]: TEXTS[11]}}, duplicates)
-everything = Explore(Found(shelf, Encoder(train_tokenizer(TEXTS, 400))))
-for name in everything.make: everything.open(name)
-browse,lines,copies = (everything.panels[n] for n in ('documents', 'thresholds', 'duplicates'))
-mixer = Mixer({{t: 1000 for t in TEXTS[:8]}}, dict.fromkeys(TEXTS, TEXTS[4]))
-everything""", "mixer", "raw = clickable(Html('-'))\nraw")
-    sheet = lab.open('hostile.ipynb')
-    sheet.run_all()
+    sheet = inspection
     sheet.run("""for page in range(1, browse.page.max+1): browse.page.value = page
 for place in range(200):
     browse.tokens.value = bool(place % 2)
@@ -104,9 +95,9 @@ for place in range(200):
 browse.search.value = '<script'
 lines.sliders['short'].value = lines.sliders['short'].max
 lines._clicked(dict(key='doc 0')); copies._clicked(dict(key='cluster 0')); copies._clicked(dict(key='doc 3'))""")
-    for tab in ('thresholds', 'duplicates', 'documents'): sheet.find('.widget-tab').get_by_role('tab', name=tab).click()
+    for tab in ('thresholds', 'duplicates', 'documents'): sheet.find('.t-hostile').get_by_role('tab', name=tab).click()
     sheet.run("raw.value = Html('<b class=last>here</b>' + ''.join(TEXTS[::4]))")
-    sheet.find('.am-clicks b').get_by_text('here').wait_for(state='attached')
+    lab.until("() => [...document.querySelectorAll('.am-clicks b')].some(e => e.textContent === 'here')")
     lab.page.wait_for_timeout(500)
     sheet.shot('hostile')
     assert (lab.ran, lab.outside) == ([], [])
@@ -134,7 +125,7 @@ def endless(lab):
         time.sleep(.1)
 
 
-def wait_for(condition, seconds=10, what=''):
+def wait_for(condition, seconds=60, what=''):
     "Wait until a function of this process gives something true."
     end = time.monotonic()+seconds
     while not (found := condition()):
@@ -144,23 +135,18 @@ def wait_for(condition, seconds=10, what=''):
 
 
 def test_a_run_is_steered_by_its_buttons(lab, endless):
-    "Pause, learning rate, checkpoint, fork, a click on the curve; the controls reach control.json within a second; the panel comes back after a reload."
+    "Pause, learning rate, checkpoint, fork, a click on the curve; the panel comes back after a reload."
     run = Run(endless)
     sheet = lab.open('steer.ipynb')
     sheet.run_all()
-    wait_for(lambda: run.status['state'] == 'running' and run.status['step'] > 20, 60, 'the run trains')
-    lab.until("() => /running/.test(document.querySelector('.am-status').textContent)", 20)
-    took = []
-    for i in range(4):
-        for button,want in (('.am-pause', 'pause'), ('.am-start', 'run')):
-            began = time.monotonic()
-            sheet.find(button).first.click()
-            wait_for(lambda: run.control['want'] == want, 5)
-            took.append(time.monotonic()-began)
-    assert sorted(took)[-2] < 1, took
+    wait_for(lambda: run.status['state'] == 'running' and run.status['step'] > 20, what='the run trains')
+    lab.until("() => /running/.test(document.querySelector('.am-status').textContent)")
+    for button,want,state in (('.am-pause', 'pause', 'paused'), ('.am-start', 'run', 'running')):        # how soon: bench/dashboard.py
+        sheet.find(button).first.click()
+        wait_for(lambda: run.control['want'] == want and run.status['state'] == state)
     sheet.find('.am-save').click()
     wait_for(lambda: run.control['saves'] == 1)
-    wait_for(lambda: run.status.get('saved'), 20, 'a checkpoint')
+    wait_for(lambda: run.status.get('saved'), what='a checkpoint')
     slider = sheet.find('.am-dashboard').get_by_label('learning rate ×').or_(sheet.find('.am-dashboard [role=slider]')).first
     slider.focus()
     slider.press('ArrowLeft')
@@ -171,14 +157,12 @@ def test_a_run_is_steered_by_its_buttons(lab, endless):
     sheet.find('.am-dashboard').scroll_into_view_if_needed()
     sheet.shot('51_dashboard')
     sheet.find('.am-fork').click()
-    lab.until("() => /watched-fork/.test(document.querySelector('.am-status').textContent)", 20)
+    lab.until("() => /watched-fork/.test(document.querySelector('.am-status').textContent)")
     sheet.save()
-    began = time.monotonic()
     sheet.reload()
     step = "() => { const e = document.querySelector('.am-status'); return e && e.textContent }"
-    first = lab.until(step, 10)
-    lab.until(f"() => {{ const e = document.querySelector('.am-status'); return e && e.textContent !== {json.dumps(first)} }}", 10, 'the panel is live again')
-    assert time.monotonic()-began < 20        # 10 s on a machine of its own; the record has the figure
+    first = lab.until(step)
+    lab.until(f"() => {{ const e = document.querySelector('.am-status'); return e && e.textContent !== {json.dumps(first)} }}", what='the panel is live again')
     sheet.shot('51_dashboard-reloaded')
 
 
@@ -186,18 +170,75 @@ def test_runs_outlive_the_kernel_and_an_interrupt_pauses(lab, endless):
     "After a restart of the kernel show() finds the run; the stop button on a followed run pauses it, with a checkpoint."
     run = Run(endless)
     write_notebook(lab.folder/'again.ipynb', f"from andromeda.dashboard import *\nfrom pathlib import Path\npanel = show(Path({str(endless.parent)!r}))\npanel",
-                   "result = follow(next(w.run for w in panel.watched if w.name == 'watched'))\nprint(result)")
+                   "print('following')\nresult = follow(next(w.run for w in panel.watched if w.name == 'watched'))\nprint(result)")
     pid = run.status['pid']
     sheet = lab.open('again.ipynb')                # ends the other notebook's kernel
     assert run.alive() and run.status['pid'] == pid
     control(run, want='run')
     saved = run.status.get('saved')
     sheet.start_all()
-    lab.until("() => /watched/.test((document.querySelector('.am-status') || {textContent: ''}).textContent)", 30)
-    wait_for(lambda: run.status['state'] == 'running', 10)
-    lab.until("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'busy'", 20)
+    lab.until("() => /watched/.test((document.querySelector('.am-status') || {textContent: ''}).textContent)")
+    wait_for(lambda: run.status['state'] == 'running')
+    lab.until("() => [...document.querySelectorAll('.jp-OutputArea-output pre')].some(e => /^following/.test(e.textContent))")
     sheet.find('[data-command="notebook:interrupt-kernel"]').first.click()
-    wait_for(lambda: run.status['state'] == 'paused' and run.status.get('saved') not in (None, saved), 20, 'paused with a checkpoint')
-    lab.until('() => window.__done', 20)
+    wait_for(lambda: run.status['state'] == 'paused' and run.status.get('saved') not in (None, saved), what='paused with a checkpoint')
+    lab.until('() => window.__done')
     assert not sheet.errors() and run.alive()
     sheet.shot('51_dashboard-followed')
+
+
+def test_a_sweep_is_defined_brushed_stopped_promoted_and_found_after_a_restart(lab):
+    "Page 52's boards over a toy; the workers outlive the kernel, and a killed one is replaced."
+    write_notebook(lab.folder/'sweep.ipynb', f"""import os, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+import toysweep
+from andromeda.sweepboard import SpaceBoard, find_sweeps, show_sweep
+os.environ['ANDROMEDA_TOY'] = '2'
+folder = Path({str(lab.folder)!r})/'toy'
+recipe,data = toysweep.made(folder)
+panel = show_sweep(folder) if find_sweeps(folder) else SpaceBoard(recipe, **data, folder=folder/'sweeps', launch=toysweep.launch, heartbeat=1)""", 'panel')
+    sheet = lab.open('sweep.ipynb')
+    sheet.run_all()
+    rows = sheet.find('.am-place')
+    rows.first.locator('input').nth(1).fill('9')
+    sheet.find('.am-add').click()
+    rows.nth(1).locator('input[placeholder]').fill('2, 4')
+    sheet.find('.am-space').get_by_label('trials').fill('6')
+    sheet.find('.am-space').get_by_label('method').select_option('random')
+    sheet.find('.am-space').get_by_text('--vary stages.*.peak_lr=0.25..9:log:times batch=2,4').wait_for()
+    sheet.shot('52_sweepboard-define')
+    sheet.find('.am-create').click()
+    board = sheet.find('.am-sweepboard')
+    board.get_by_text('nobody works on it').wait_for()
+    [path] = lab.folder.glob('toy/sweeps/*/sweep.json')
+    sweep = Sweep(path.parent)
+    board.locator('.am-start').click()
+    board.locator('[data-am="trial 5"]').first.click()
+    board.locator('.am-stop').click()
+    wait_for(lambda: sweep.unwanted(5).exists(), 10)
+    wait_for(lambda: any(r['state'] == 'complete' for r in trials(sweep)), 60, 'a trial is complete')
+    axis = board.locator('rect[data-am-brush]').nth(1)              # batch: the lower half is 2
+    axis.scroll_into_view_if_needed()
+    at = axis.bounding_box()
+    for y,do in ((.98, lab.page.mouse.down), (.75, None), (.55, lab.page.mouse.up)):
+        lab.page.mouse.move(at['x']+at['width']/2, at['y']+at['height']*y)
+        if do: do()
+    lab.until("() => / selected/.test(document.querySelector('.am-curves').textContent)", 10, 'the curves follow the brush')
+    wait_for(lambda: list(json.loads((sweep.folder/'board.json').read_text())['brushes']) == ['batch'], 10)
+    sheet.shot('52_sweepboard', '.am-sweepboard')
+    board.locator('.am-best').click()
+    board.locator('.am-promote').click()
+    wait_for((sweep.folder/'count-best.json').exists, 10)
+    pids = {w['pid'] for w in at_work(sweep)}
+    killed = next(w['pid'] for w in at_work(sweep) if w['worker'] is not None)
+    sheet.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart().then(() => 1)")
+    sheet.wait_ready()
+    assert {w['pid'] for w in at_work(sweep)} == pids and len(pids) == 3, 'the workers outlive the kernel'
+    os.kill(killed, signal.SIGKILL)
+    sheet.run_all()
+    board.get_by_text('1 selected').or_(board.get_by_text('2 selected')).or_(board.get_by_text('3 selected')).first.wait_for()         # as it was left
+    wait_for(lambda: all(r['state'] in ('complete', 'failed') for r in trials(sweep)) and not at_work(sweep), 60, 'the sweep ends')
+    board.get_by_text('6 of 6 trials have ended').wait_for()
+    assert [r['state'] for r in trials(sweep)] == ['complete']*5+['failed'] and trials(sweep)[5]['why'] == STOPPED
+    assert any(r['tries'] == 2 for r in trials(sweep))
+    assert not lab.ran and not lab.outside

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from andromeda import view
 from andromeda.clean import clean, kept
 from andromeda.core import write_json
-from andromeda.dashboard import Batches, Dashboard, Tail, Watched, batch_html, find_runs, follow, loss_html, show, status_html
+from andromeda.dashboard import SHARE, Batches, Dashboard, Tail, Watched, batch_html, find_runs, follow, loss_html, show, status_html
 from andromeda.mixture import Mixture
 from andromeda.runs import Run, control, create_run, sole_trainer
 from andromeda.shards import Shards, build_shards
@@ -57,16 +58,31 @@ def test_a_tail_is_the_file_whatever_happens_to_it(tmp_path):
         assert tail.look() == whole() == tail.look()
 
 
-def test_nothing_is_sent_while_nothing_changes(run):
-    panel = Dashboard([run], every=1000)
+def test_nothing_is_drawn_or_sent_while_nothing_changes(run, monkeypatch):
+    panel,drawn,sent = Dashboard([run], every=1000),[],[]
+    monkeypatch.setattr('andromeda.dashboard.loss_html', lambda *_: drawn.append(1) or loss_html([Watched(run)]))
     try:
-        sent = []
         panel.status.observe(lambda _: sent.append(1), 'value')
         for _ in range(3): panel.update()
-        assert not sent
+        assert not sent and not drawn
         write_json(run.folder/'status.json', run.status | dict(loss=2.5))
+        panel.rest = 0
         panel.update()
-        assert len(sent) == 1 and '2.500' in panel.status.value
+        assert len(sent) == len(drawn) == 1 and '2.500' in panel.status.value
+    finally: panel.close()
+
+
+def test_curves_are_drawn_less_often_when_drawing_takes_longer(run, monkeypatch):
+    "After a drawing of t seconds none for t/SHARE; what the run says of itself is sent all the same."
+    monkeypatch.setattr('andromeda.dashboard.loss_html', lambda *_: [sum(range(1000)) for _ in range(3000)] and view.Html('drawn'))
+    panel = Dashboard([run], every=1000)
+    try:
+        assert panel.rest > time.monotonic()+.01/SHARE
+        monkeypatch.setattr('andromeda.dashboard.loss_html', lambda *_: pytest.fail('drawn again'))
+        for i in range(5):
+            write_json(run.folder/'status.json', run.status | dict(loss=2+i/10))
+            panel.update()
+            assert f'{2+i/10:.3f}' in panel.status.value
     finally: panel.close()
 
 

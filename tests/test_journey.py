@@ -58,6 +58,7 @@ def test_the_report_holds_what_was_promised(undisturbed):
         for s in m['stages']: assert s['validation'].keys() <= sources and all(v['bits_per_byte'] > 0 for v in s['validation'].values())
         assert m['test'].keys() == result['baselines']['xz']['test'].keys() and {s['stage'] for s in m['samples']} == {'high', 'medium', 'low'}
         assert m['tokens'] == 3*12*4*32
+        assert m['advice'] is None or m['advice']['title'] and m['advice']['evidence']
     tiers = len(set(result['tiers'].values()))
     assert len(result['comparisons']) == 2*4*2*tiers                  # models, baselines, splits, tiers
     asked = result['questions']

@@ -294,6 +294,8 @@ def test_a_useless_xformers_warns_once_and_goes_on(broken, monkeypatch):
             assert xformers_problem()
             with pytest.raises(RuntimeError): KERNELS['xformers'](Sight(4, 1))
         assert len(said)==1
+        ids = torch.arange(12)[None]
+        assert torch.equal(LM(preset('mpt-tiny'), kernel='xformers')(ids), LM(preset('mpt-tiny'))(ids))      # a model goes on, too
         assert choose(1, 16, 2, 2, 8, kernels=('dense', 'xformers'), rounds=1+['missing', 'mismatched', 'without GPU'].index(broken)).kernel=='dense'
     finally: xformers_problem.cache_clear()
 

@@ -119,14 +119,15 @@ def test_a_damaged_checkpoint_costs_time_and_not_the_run(tmp_path, monkeypatch, 
     assert outcome(run) == outcome(calm)
 
 
-def test_sigterm_saves_and_stops(tmp_path, recipe, data):
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'])
+def test_a_signal_saves_and_stops(tmp_path, one, data, name):
     import os, signal
-    run = create_run(tmp_path/'run', recipe, **data)
-    def ask(model, stage): os.kill(os.getpid(), signal.SIGTERM); return []
+    run = create_run(tmp_path/'run', one, **data)
+    def ask(model, stage): os.kill(os.getpid(), getattr(signal, name)); return []
     train_run(run.folder, measure, ask)
     assert run.status['state'] == 'stopped' and 12 <= run.status['step'] < 20
     assert newest_checkpoint(run.folder/'checkpoints').name == f"step_{run.status['step']}"
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     control(run, want='run')
     train_run(run.folder, measure, sample)
     assert run.status['state'] == 'finished'
@@ -265,16 +266,68 @@ def test_one_of_two_processes_is_killed_and_both_go_on(tmp_path, longer, data, s
     assert run.evals()[-1]['weight'] == pytest.approx(calm.evals()[-1]['weight'], rel=1e-5)
 
 
-def test_a_full_disk_is_an_alarm_and_not_the_end(tmp_path, monkeypatch, recipe, data):
+KILLED = """
+import json, random, signal, sys, threading, os, time
+from pathlib import Path
+import torch
+import andromeda.trainer as trainer
+# a process that is born ready: forks of it train and are killed, so that each kill costs no import
+folder,kills,seed,calm_seconds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+evaluate = lambda model, stage, last: dict(weight=float(next(model.parameters()).detach().abs().sum()), last=last)
+dice,moments = random.Random(seed),[]
+while True:
+    child = os.fork()
+    if not child:
+        sys.stderr = open(os.devnull, 'w')
+        trainer.train_run(folder, evaluate, lambda model, stage: [])
+        os._exit(0)
+    after = dice.uniform(.02, calm_seconds/3) if len(moments) < kills else 1e9
+    began = time.monotonic()
+    ended = began+after
+    while (found := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < ended: time.sleep(.002)
+    if found == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    status = json.loads((folder/'status.json').read_text()) if (folder/'status.json').exists() else {}
+    moments.append(dict(after=time.monotonic()-began, step=status.get('step', 0)))
+    if status.get('state') == 'finished': break
+print(json.dumps(moments))
+"""
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+@pytest.mark.parametrize('kills', [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_sigkill_at_random_moments_of_training_changes_nothing(tmp_path, longer, data, precision, kills):
+    "Losses, weights, optimiser, evaluations and the documents of every batch are those of a run that was left alone."
+    import subprocess, sys
+    size = 40 if kills == 10 else 600
+    recipe = replace(longer, precision=precision, checkpoint_every=5, measure_every=20*64, stages=(replace(longer.stages[0], tokens=size*4*16), longer.stages[1]))
+    script = tmp_path/'killed.py'
+    script.write_text(KILLED)
+    def trained(name, kills, calm):
+        run = create_run(tmp_path/name, recipe, **data)
+        done = subprocess.run([sys.executable, str(script), str(run.folder), str(kills), '0', str(calm)], capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return run, json.loads(done.stdout)
+    calm,[once] = trained('calm', 0, 1)
+    killed,moments = trained('killed', kills, once['after'])
+    assert len(moments) > min(kills, 10)*.6 and killed.status['state'] == 'finished'
+    assert outcome(killed) == outcome(calm)
+    for r in (calm, killed): assert [m['step'] for m in r.metrics()] == list(range(1, size+9))
+
+
+@pytest.mark.parametrize('error', ['ENOSPC', 'EIO', 'EROFS'])
+def test_a_full_or_broken_disk_is_an_alarm_and_not_the_end(tmp_path, monkeypatch, one, data, error):
     "Records wait, the checkpoint is tried again, and the run ends as if nothing had been."
     import errno
+    recipe = one
     import andromeda.checkpoint as checkpoint
     calm = create_run(tmp_path/'calm', recipe, **data)
     train_run(calm.folder, measure, sample)
     run,alarms,room = create_run(tmp_path/'full', recipe, **data),[],[False]
     def full(f):
         def call(path, *a, **k):
-            if not room[0] and 'status' not in str(path): raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+            if not room[0] and 'status' not in str(path): raise OSError(getattr(errno, error), 'The disk says no', str(path))
             return f(path, *a, **k)
         return call
     monkeypatch.setattr(module, 'append_jsonl', full(module.append_jsonl))
@@ -386,7 +439,7 @@ def test_a_loop_in_a_cell_is_interrupted_anywhere_and_goes_on(one, data):
     from andromeda.shards import Shards
     from andromeda.stages import recipe_mixture
     shards = {n: Shards(a) for n,a in data['shards'].items()}
-    make = lambda **how: module.Training(one, recipe_mixture(recipe, data['tiers'], shards), out=io.StringIO(), **how)
+    make = lambda **how: module.Training(one, recipe_mixture(one, data['tiers'], shards), out=io.StringIO(), **how)
     calm = make()
     for _ in calm: pass
     def stop(model, step):
@@ -425,3 +478,128 @@ def test_a_plan_says_what_would_go_wrong(tmp_path, monkeypatch, one):
 @pytest.mark.parametrize('name,peak', [('NVIDIA H100 80GB HBM3', 989e12), ('NVIDIA A100-SXM4-80GB', 312e12), ('NVIDIA H100 PCIe', None), ('NVIDIA H100 NVL', None), ('NVIDIA GeForce RTX 4090', 165e12),
                                        ('NVIDIA GeForce RTX 4090 D', None), ('NVIDIA GeForce RTX 4090 Laptop GPU', None), ('NVIDIA GeForce GTX 1080', None), ('Something else', None)])
 def test_the_share_of_a_peak_is_said_of_known_gpus_only(name, peak): assert module.known_peak(name) == peak
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data)//2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize('damage,says', [
+    (lambda c: (c/'model.safetensors').write_bytes((c/'model.safetensors').read_bytes()[:-7]), r'model.safetensors has [\d,]+ bytes, [\d,]+ were committed'),
+    (lambda c: flip(c/'optimizer.safetensors'), 'optimizer.safetensors has changed since it was committed'),
+    (lambda c: flip(c/'state.json'), 'state.json has changed since it was committed'),
+    (lambda c: (c/'optimizer.safetensors').unlink(), 'optimizer.safetensors is missing'),
+    (lambda c: (c/'COMMIT.json').unlink(), 'no whole COMMIT.json')], ids=['truncated', 'weights flipped', 'state flipped', 'file missing', 'manifest missing'])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path, monkeypatch, one, data, damage, says):
+    run = create_run(tmp_path/'run', one, **data)
+    train_and_die(run, monkeypatch, 'append_jsonl', 14)
+    folder = run.folder/'checkpoints'
+    newest = sorted(int(p.name[5:]) for p in folder.glob('step_*'))
+    assert len(newest) > 1
+    damage(folder/f'step_{newest[-1]}')
+    with pytest.warns(UserWarning, match=says): assert newest_checkpoint(folder).name == f'step_{newest[-2]}'
+    with pytest.warns(UserWarning, match='Going on from the one before'): train_run(run.folder, measure, sample)
+    assert run.status['state'] == 'finished'
+
+
+class Gadget:
+    def __reduce__(self): return (exec, ("open('/tmp/andromeda-gadget', 'w').close()",))
+
+
+def test_a_checkpoint_that_is_a_pickle_is_not_run(tmp_path):
+    import os, pickle
+    from andromeda.core import sha256_file, write_json
+    there = save_checkpoint(tmp_path, 3, dict(model=dict(w=torch.ones(3))), {})
+    path = there/'model.safetensors'
+    path.write_bytes(pickle.dumps(Gadget()))
+    write_json(there/'COMMIT.json', dict(step=3, files={p.name: [p.stat().st_size, sha256_file(p)] for p in there.iterdir() if p.name != 'COMMIT.json'}))
+    assert newest_checkpoint(tmp_path) == there
+    with pytest.raises(ValueError, match='model.safetensors holds no tensors'): load_checkpoint(there)
+    assert not os.path.exists('/tmp/andromeda-gadget')
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path, monkeypatch, one, data):
+    run = create_run(tmp_path/'run', one, **data)
+    train_and_die(run, monkeypatch, 'append_jsonl', 14)
+    path = newest_checkpoint(run.folder/'checkpoints')/'COMMIT.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(format=2)))
+    with pytest.raises(ValueError, match='has format 2, this version of Andromeda reads up to 1'): train_run(run.folder, measure, sample)
+    assert run.status['state'] == 'failed' and run.status['mend']
+
+
+@pytest.mark.parametrize('change,says', [(dict(model='mpt-tiny'), 'of another model'), (dict(corpus=Corpus(sources=('numbers',), vocab=500)), 'of another model: embed.weight has shape'),
+                                         (dict(optimizer='decoupled_lionw'), 'saved by another optimiser')])
+def test_a_checkpoint_of_another_model_or_optimiser_is_refused(tmp_path, one, data, change, says):
+    run = create_run(tmp_path/'run', one, **data)
+    train_run(run.folder, measure, sample)
+    other = create_run(tmp_path/'other', replace(one, **change), **data)
+    shutil.copytree(run.folder/'checkpoints', other.folder/'checkpoints')
+    with pytest.raises(ValueError, match=says): train_run(other.folder, measure, sample)
+    assert other.status['state'] == 'failed' and other.status['mend']
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch, one, data):
+    import itertools
+    calm = create_run(tmp_path/'calm', one, **data)
+    train_run(calm.folder, measure, sample)
+    jumps = itertools.cycle([0., 1e9, -3e8])
+    run = create_run(tmp_path/'run', one, **data)
+    real = module.time.time
+    monkeypatch.setattr(module.time, 'time', lambda: real()+next(jumps))
+    train_run(run.folder, measure, sample)
+    assert outcome(run) == outcome(calm) and not run.alive()
+
+
+def test_a_killed_process_is_named(tmp_path, longer, data):
+    from andromeda.runs import watch
+    run = create_run(tmp_path/'run', longer, **data)
+    process = start(tmp_path, run, slow=.05)
+    until(lambda: run.status['step'] > 1)
+    process.kill()
+    with pytest.raises(RuntimeError, match='Run run did not finish: its process was killed. Start it again to go on from its last checkpoint; its log is'):
+        for _ in watch(run, process, .05): pass
+
+
+def test_a_run_of_hidden_tokens_is_measured_by_them(tmp_path, one, data):
+    from andromeda.journey import train_folder
+    run = create_run(tmp_path/'run', replace(one, model='bert-tiny', prompts=('1',)), **data)
+    train_folder(run.folder)
+    first,last = run.evals()
+    assert set(first) == {'step', 'stage', 'tokens', 'validation'} and set(last['test']['numbers']) == {'nats', 'tokens'}
+    assert 0 < last['validation']['numbers']['nats'] < first['validation']['numbers']['nats'] < 7 and not run.samples()
+    train_folder(run.folder)                                 # finished: nothing is done again
+    assert run.evals() == [first, last]
+
+
+def test_the_command_plans_and_trains_a_recipe_of_ones_own(tmp_path, monkeypatch, capsys, one, data):
+    import types
+    import andromeda.journey as journey
+    from andromeda.cli import run_command
+    from andromeda.stages import save_recipe
+    save_recipe(replace(one, prompts=('1',), sample_tokens=3), tmp_path/'mine.toml')
+    assert run_command(['train', str(tmp_path/'mine.toml'), '--plan', '--devices', '2']) == 0
+    assert 'palm-tiny: ' in (said := capsys.readouterr().out) and '2 x 17 token ids' in said and not (tmp_path/'out').exists()
+    monkeypatch.setattr(journey, 'prepare', lambda corpus, out: types.SimpleNamespace(**data))
+    assert run_command(['train', str(tmp_path/'mine.toml'), '--out', str(tmp_path/'out')]) == 0
+    run = Run(tmp_path/'out'/'runs'/'count')
+    assert run.status['state'] == 'finished' and [s['stage'] for s in run.samples()] == ['one', 'two']
+    assert run_command(['train', str(run.folder), '--plan']) == 0 and 'palm-tiny' in capsys.readouterr().out
+    monkeypatch.setitem(__import__('sys').modules, 'trackio', None)
+    assert run_command(['runs', str(run.folder), '--to', 'trackio']) == 2 and 'pip install trackio' in capsys.readouterr().err
+
+
+def test_measuring_within_a_stage_stays_within_its_time(tmp_path, monkeypatch, one, data):
+    "A measurement that takes longer than training is made once in a stage, and then waits until 5 of 100 seconds pay for it; ends of stages are measured all the same."
+    import time
+    from andromeda.stages import stage_ends
+    slow = lambda *a: time.sleep(.3) or measure(*a)
+    monkeypatch.setattr(module, 'MEASURE_FREE', 0.)
+    recipe = replace(one, measure_every=64)
+    run = create_run(tmp_path/'run', recipe, **data)
+    train_run(run.folder, slow, sample)
+    trained = sum(r['seconds'] for r in run.metrics())
+    within = [e['step'] for e in run.evals() if e['step'] not in stage_ends(recipe)]
+    assert run.evals()[-1]['step'] == 20 and within[0] == 1
+    assert .3*(len(within)-1) <= .05*trained < .3*20

@@ -65,11 +65,11 @@ def starter(seconds, pids):
     return start
 
 
-def killed_sweep(folder, recipe, data, trials_, kills, seconds, method='random'):
+def killed_sweep(folder, recipe, data, trials_, kills, seconds, method='random', storage=''):
     "A sweep with two workers of which one is killed `kills` times in the middle of a trial."
     import random
     r,pids,killed,due = random.Random(0),[],0,time.time()+3
-    sweep = create_sweep(folder, recipe, SPACE, **data, trials=trials_, method=method, heartbeat=1, retries=kills)
+    sweep = create_sweep(folder, recipe, SPACE, **data, trials=trials_, method=method, heartbeat=1, retries=kills, storage=storage)
     for rows in run_sweep(sweep, 2, every=.1, start=starter(seconds, pids)):
         running = [t for t in rows if t['state'] == 'running' and t['worker']]
         if killed < kills and running and time.time() > due:
@@ -77,6 +77,7 @@ def killed_sweep(folder, recipe, data, trials_, kills, seconds, method='random')
             if pid in pids:
                 try: os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError: continue
+                pids.remove(pid)
                 killed,due = killed+1,time.time()+r.uniform(.2, 2)
     return sweep,killed
 
@@ -91,9 +92,9 @@ def assert_nothing_lost(sweep, calm, kills):
 
 
 def test_two_workers_one_killed_twice_lose_no_trial(tmp_path, recipe, data):
-    calm = create_sweep(tmp_path/'calm', recipe, SPACE, **data, trials=8, method='random', heartbeat=1)
+    calm = create_sweep(tmp_path/'calm', recipe, SPACE, **data, trials=6, method='random', heartbeat=1)
     work(calm, toy)
-    sweep,killed = killed_sweep(tmp_path/'shaken', recipe, data, 8, 2, 1.5)
+    sweep,killed = killed_sweep(tmp_path/'shaken', recipe, data, 6, 2, 1.5)
     assert killed == 2
     assert_nothing_lost(sweep, calm, 2)
 
@@ -109,11 +110,27 @@ def test_fifty_trials_two_workers_ten_kills(tmp_path, recipe, data, method):
     else:                                            # what TPE draws depends on what had finished when it was asked
         assert [r['state'] for r in trials(sweep)] == ['complete']*50 and points(sweep)[:10] == points(calm)[:10]
         assert {t.state.name for t in sweep.study.get_trials()} <= {'COMPLETE', 'FAIL'}
-    if out := os.environ.get('ANDROMEDA_RECORD'):
-        with open(out, 'a') as f:
-            f.write(json.dumps(dict(what='50 trials, 2 workers, 10 kills', method=method, zombies=sum(t.state.name in ('RUNNING', 'WAITING') for t in sweep.study.get_trials()),
-                                    lost=sum(r['state'] != 'complete' for r in trials(sweep)), tries=sum(r['tries'] for r in trials(sweep)), best=best_trial(sweep)['value'],
-                                    best_undisturbed=best_trial(calm)['value'], optuna=optuna.__version__))+'\n')
+    keep_record(sweep, calm, '50 trials, 2 workers, 10 kills', method)
+
+
+def keep_record(sweep, calm, what, method):
+    "To the file that ANDROMEDA_RECORD names: data/records/sweeps.jsonl was made so."
+    if not (out := os.environ.get('ANDROMEDA_RECORD')): return
+    states = [t.state.name for t in sweep.study.get_trials()]
+    with open(out, 'a') as f:
+        f.write(json.dumps(dict(what=what, date=time.strftime('%Y-%m-%d'), method=method, zombies=sum(s in ('RUNNING', 'WAITING') for s in states), lost=sum(r['state'] != 'complete' for r in trials(sweep)),
+                                tries=sum(r['tries'] for r in trials(sweep)), best=best_trial(sweep)['value'], best_undisturbed=best_trial(calm)['value'], optuna=optuna.__version__))+'\n')
+
+
+@pytest.mark.slow
+@pytest.mark.skipif('ANDROMEDA_POSTGRES' not in os.environ, reason='ANDROMEDA_POSTGRES names no empty database, as postgresql+psycopg://USER@HOST/NAME')
+def test_a_sweep_on_postgresql(tmp_path, recipe, data):
+    calm = create_sweep(tmp_path/'calm', recipe, SPACE, **data, trials=10, method='random', heartbeat=1)
+    work(calm, toy)
+    sweep,killed = killed_sweep(tmp_path/'shaken', recipe, data, 10, 2, 1.5, storage=os.environ['ANDROMEDA_POSTGRES'])
+    assert killed == 2
+    assert_nothing_lost(sweep, calm, 2)
+    keep_record(sweep, calm, '10 trials, 2 workers, 2 kills, PostgreSQL', 'random')
 
 
 def test_a_worker_killed_before_its_first_sign_of_life_leaves_no_zombie(tmp_path, recipe, data):
@@ -252,3 +269,17 @@ def test_pictures_are_drawn(tmp_path, recipe, data):
         plot_sweep(sweep.study, what).savefig(tmp_path/f'{what}.png')
         assert (tmp_path/f'{what}.png').stat().st_size > 3000
     assert results(sweep)['value'].is_monotonic_increasing
+
+
+def test_the_command_goes_on_with_a_sweep_and_promotes(tmp_path, recipe, data, monkeypatch, capsys):
+    import andromeda.sweeps as module
+    from andromeda.cli import run_command
+    sweep = create_sweep(tmp_path/'s', recipe, SPACE, **data, trials=3, method='random', heartbeat=1)
+    monkeypatch.setattr(module, 'train_trial', toy)
+    assert run_command(['sweep', str(sweep.folder), '--promote', 'x']) == 2 and 'no complete trial' in capsys.readouterr().err
+    assert run_command(['sweep', str(sweep.folder), '--worker', '0']) == 0 and '3 trials done' in capsys.readouterr().out
+    assert run_command(['sweep', str(sweep.folder)]) == 0                       # nothing is left to do
+    out = capsys.readouterr().out
+    assert out.count('complete') == 3 and 'stages.*.peak_lr' in out
+    assert run_command(['sweep', str(sweep.folder), '--promote', 'winner']) == 0 and (sweep.folder/'winner.json').exists()
+    assert run_command(['sweep', 'tiny']) == 2 and '--vary' in capsys.readouterr().err
