@@ -162,7 +162,7 @@ def picked(
         return x is not None and ends[0] <= x <= ends[1]
     return {r['trial'] for r in rows if all(inside(r, n, ends) for n,ends in brushes.items() if n in by)}
 
-# %% ../nbs/52_sweepboard.ipynb #52-f7532c55
+# %% ../nbs/52_sweepboard.ipynb #52-33434f49
 def _strokes(rows, brushed, chosen):
     "How each trial is drawn, in order of drawing: row, colour, width, opacity."
     best = best_of(rows, brushed)
@@ -178,7 +178,7 @@ def _key(rows, brushed, chosen, some):
     best = best_of(rows, brushed)
     parts = [(_ink(1), 3, f'{len(brushed & {r["trial"] for r in rows})} selected' if some else 'trials', 1)]
     if best is not None: parts.append((_ink(2), 4, f'the best{" of them" if some else ""}: trial {best}', 1))
-    if chosen is not None: parts.append(('currentColor', 3, f'trial {chosen}, chosen', 1))
+    if chosen in {r['trial'] for r in rows}: parts.append(('currentColor', 3, f'trial {chosen}, chosen', 1))
     if some: parts.append(('currentColor', 1.5, 'the others', .4))
     return ''.join(f'<span style="display:inline-block;margin-right:1.2em;font-size:13px"><svg width="26" height="12" viewBox="0 0 26 12"><path d="M1 6H25" style="stroke:{ink}" '
                    f'stroke-width="{width}" stroke-opacity="{faint}"></path></svg> {safe(text)}</span>' for ink,width,text,faint in parts)
@@ -189,7 +189,7 @@ def _trial_line(r, d, ink, width, faint, dashes=''):
     return (f'<path d="{d}" fill="none" style="stroke:{ink}" stroke-width="{width}" stroke-opacity="{faint}" stroke-linejoin="round" stroke-dasharray="{dashes}"></path>'
             f'<path d="{d}" fill="none" stroke="currentColor" stroke-opacity="0" stroke-width="9" data-am="trial {r["trial"]}" style="cursor:pointer"><title>{what}</title></path>')
 
-# %% ../nbs/52_sweepboard.ipynb #52-1996f5f9
+# %% ../nbs/52_sweepboard.ipynb #52-0b98fc7c
 def parallel_html(
     axes:list[Scale],
     rows:list[dict],
@@ -200,7 +200,7 @@ def parallel_html(
     "Every trial as a line across the axes. Inside `clickable`, a drag along an axis tells `brush`, and a click on a line `trial NUMBER`."
     brushes = brushes or {}
     rows,brushed = [r for r in rows if r['state'] != 'waiting'],picked(axes, rows, brushes)
-    top,bottom,left,right = 30,height-14,70,width-90
+    top,bottom,left,right = 30,height-14,90,width-80
     gap = (right-left)/max(1, len(axes)-1)
     place = {a.name: left+i*gap for i,a in enumerate(axes)}
     def y(share): return bottom-share*(bottom-top)
@@ -212,7 +212,7 @@ def parallel_html(
     for i,a in enumerate(axes):
         x = place[a.name]
         body += [_rule(f'M{x:.1f} {top}V{bottom}', .6), _text(x, 14, _cut(visible(a.name, lines=False), max(6, int(gap/7.5))), 'middle')]
-        body += [_rule(f'M{x-4:.1f} {y(s):.1f}H{x:.1f}', .6) + _text(x-8, y(s)+4, _cut(visible(t, lines=False), 14), 'end') for s,t in a.marks if -.001 <= s <= 1.001]
+        body += [_rule(f'M{x-4:.1f} {y(s):.1f}H{x:.1f}', .6) + _text(x-14, y(s)+4, _cut(visible(t, lines=False), 14), 'end') for s,t in a.marks if -.001 <= s <= 1.001]
         body.append(f'<rect data-am-brush="{i} {top} {bottom}" x="{x-11:.1f}" y="{top}" width="22" height="{bottom-top}" style="fill:#77777718"></rect>')
         if a.name in brushes:
             low,high = (min(1, max(0, (e-a.low)/(a.high-a.low))) for e in brushes[a.name])
@@ -335,7 +335,7 @@ class _Deeds:
     def _keep(self):
         with self.lock: write_json(self.sweep.folder/'board.json', dict(brushes=self.brushes, trial=self.trial.value))
 
-# %% ../nbs/52_sweepboard.ipynb #52-4d0b48c8
+# %% ../nbs/52_sweepboard.ipynb #52-856b30c2
 class SweepBoard(_Deeds, Panel):
     """Watch and steer a sweep. Whatever shows it may go away: the workers do not notice, and another board on the same folder shows the same.
 
@@ -353,14 +353,14 @@ class SweepBoard(_Deeds, Panel):
         self.rows = look(self.sweep, self.study)
         kept = read_json(path) if (path := self.sweep.folder/'board.json').exists() else {}
         self.brushes = {n: tuple(ends) for n,ends in kept.get('brushes', {}).items()}
-        def button(name, icon, does, tip, width='125px'):
+        def button(name, icon, does, tip, width='140px'):
             made = w.Button(description=name, icon=icon, tooltip=tip, layout=dict(width=width))
             made.add_class(f'am-{does.__name__.strip("_")}')
             made.on_click(lambda _: self._do(does))
             return made
         short = lambda wide: dict(description_width=wide)
         self.workers = w.BoundedIntText(2, min=1, max=256, description='workers', layout=dict(width='130px'), style=short('60px'))
-        self.start,self.end = button('start', 'play', self._start, 'processes that take trials until none waits'),button('end', 'stop', self._end, 'workers save their runs and end; nothing is lost')
+        self.start,self.end = button('start workers', 'play', self._start, 'processes that take trials until none waits'),button('end workers', 'stop', self._end, 'workers save their runs and end; nothing is lost')
         self.trial = w.BoundedIntText(min(kept.get('trial', 0), len(self.rows)-1), min=0, max=len(self.rows)-1, description='trial', layout=dict(width='120px'), style=short('40px'))
         self.best,self.stop = button('best', 'trophy', self._best, 'choose the best trial so far', '90px'),button('stop trial', 'ban', self._stop, 'end this trial for good')
         self.name = w.Text(f'{self.sweep.recipe.name}-best'[:64], description='promote as', layout=dict(width='250px'), style=short('80px'))

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from andromeda.core import write_json
 from andromeda.runs import control, fork_run
 from andromeda.shards import build_shards
 from andromeda.stages import Corpus, Recipe, Stage, recipe_from_dict
-from andromeda.sweeps import Range, Refused, Sweep, best_trial, create_sweep, give_back, promote, read_space, run_sweep, train_trial, trials, validation_bits, varied, work
+from andromeda.sweeps import (STOPPED, Range, Refused, Sweep, at_work, best_trial, create_sweep, give_back, launch_sweep, promote, read_space, run_sweep, stop_trial, train_trial, trials,
+                              validation_bits, varied, work)
 from andromeda.tokenizer import build_tokenizer
 
 optuna = pytest.importorskip('optuna')
@@ -230,7 +232,6 @@ def test_trials_are_runs_watched_stopped_forked_and_promoted(tmp_path, recipe, d
 
 def test_a_run_that_a_person_stops_ends_its_trial_with_that_reason(tmp_path, recipe, data, monkeypatch):
     import andromeda.sweeps as module
-    from andromeda.core import write_json
     sweep = create_sweep(tmp_path/'s', recipe, {'batch': [2, 4]}, **data, method='grid', heartbeat=2)
     def stopped(run):
         write_json(run.folder/'status.json', dict(state='stopped' if run.folder.name == 'trial_000' else 'failed', step=3, message='no luck'))
@@ -253,6 +254,32 @@ def test_a_trial_that_is_given_up_stops_its_run_and_keeps_it(tmp_path, recipe, d
         return train_trial(*a[:3], report, every=.01)
     work(sweep, given_up)
     assert [r['state'] for r in trials(sweep)] == ['pruned']*2 and looks == [(500, 3.5)]*2 and sweep.run(0).control['want'] == 'stop'
+
+
+def test_a_trial_that_a_person_stops_stops_its_run_keeps_it_and_is_not_tried_again(tmp_path, recipe, data, monkeypatch):
+    import andromeda.sweeps as module
+    sweep,begun = create_sweep(tmp_path/'s', recipe, {'batch': [2, 4, 8]}, **data, method='grid', heartbeat=2),[]
+    def launched(run):
+        begun.append(run.folder.name)
+        if begun == ['trial_000']: stop_trial(sweep, 0)
+        (run.folder/'metrics.jsonl').write_text('{"tokens": 500, "loss": 3.5}\n')
+        write_json(run.folder/'status.json', dict(state='failed', step=3, message='no luck'))
+    monkeypatch.setattr(module, 'launch', launched)
+    stop_trial(sweep, 2)
+    for _ in range(2): work(sweep, lambda *a: train_trial(*a, every=.01))
+    assert [r['why'] for r in trials(sweep)] == [STOPPED, 'no luck', STOPPED] and begun == ['trial_000', 'trial_001']
+    assert sweep.run(0).control['want'] == 'stop' and sweep.run(0).metrics()
+    for i,says in ((0, 'ended already'), (3, 'no trial 3'), (-1, 'no trial -1')):
+        with pytest.raises(ValueError, match=says): stop_trial(sweep, i)
+
+
+def test_the_command_keeps_workers_in_a_process_of_its_own(tmp_path, recipe, data):
+    sweep = create_sweep(tmp_path/'s', recipe, {'batch': [2, 4]}, **data, method='grid', heartbeat=2)
+    for i in range(2): stop_trial(sweep, i)                  # so that none is trained, which takes longer
+    process = launch_sweep(sweep, 1)
+    assert os.getsid(process.pid) == process.pid
+    assert process.wait(120) == 0, (sweep.folder/'workers.log').read_text()[-2000:]
+    assert [r['why'] for r in trials(sweep)] == [STOPPED]*2 and at_work(sweep) == []
 
 
 def test_a_password_is_not_written_down(tmp_path, recipe, data):
