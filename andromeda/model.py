@@ -313,7 +313,7 @@ def _mix(model, ids_BT, real, cache, documents):
     missing = model.kernel=='xformers' and xformers_problem()       # which says so, once
     return KERNELS[usual_kernel(sight) if missing or model.kernel is None else model.kernel](sight)
 
-# %% ../nbs/21_model.ipynb #21-5192b2f1
+# %% ../nbs/21_model.ipynb #21-d093dd9e
 class LM(nn.Module):
     """A language model: token ids in, scores of tokens out. Equal `config` and `seed`, equal weights.
 
@@ -325,7 +325,7 @@ class LM(nn.Module):
         config:ModelConfig,
         seed:int=0,          # Of the first weights; PyTorch's own random state is left as it was
         kernel:str=None,     # Of attention, one of `KERNELS`, see `fastest_kernel`; None: `usual_kernel`. Can be changed at any time
-        recompute:bool=False,# Whether the backward pass computes each layer anew: a third more time, far less memory. Can be changed, too
+        recompute:bool=False,# Whether the backward pass computes each layer anew: one more forward pass, far less memory. Can be changed, too
     ):
         super().__init__()
         if kernel is not None and kernel not in KERNELS: raise unknown('kernel', kernel, KERNELS)

@@ -70,7 +70,7 @@ def _is_plan(found): return isinstance(found, dict) and {'recipe', 'fingerprint'
 CALM = dict(want='run', lr_scale=1., saves=0)
 WANTS = ('run', 'pause', 'stop')
 
-# %% ../nbs/34_runs.ipynb #34-ce7ba1c5
+# %% ../nbs/34_runs.ipynb #34-add2f240
 def create_run(
     folder:Path,                  # Usually home/runs/NAME
     recipe:Recipe,
@@ -82,10 +82,7 @@ def create_run(
     "The run in `folder`: the one that is there if it is the same, else a new one. Raises `ValueError` if another one is training there."
     folder = Path(folder)
     safe_name(folder.name)
-    from andromeda.optim import OPTIMIZERS, PUBLISHED, SCHEDULES
-    if recipe.optimizer not in OPTIMIZERS: raise unknown('optimizer', recipe.optimizer, OPTIMIZERS)
-    for stage in recipe.stages:
-        if stage.schedule not in SCHEDULES: raise unknown(f'schedule of stage {stage.name!r}', stage.schedule, SCHEDULES)
+    from andromeda.optim import PUBLISHED
     model = model_config(recipe)
     decides = dict(version=2, recipe=recipe_to_dict(recipe), model=plain(model), published=plain(PUBLISHED[model.family]), tiers=tiers,
                    shards={n: a.fingerprint for n,a in shards.items()}, tokenizer=tokenizer.fingerprint) | (dict(forked=forked) if forked else {})

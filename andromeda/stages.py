@@ -18,7 +18,7 @@ from .core import plain, safe_name, time_text, unknown, write_atomic
 from .mixture import PACKED, Ahead, Mixture, Portion, mix_table
 from .tokenizer import padded_vocab
 
-# %% ../nbs/33_stages.ipynb #33-49f409be
+# %% ../nbs/33_stages.ipynb #33-821594de
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     "Which text, and how it becomes tokens."
@@ -96,8 +96,13 @@ class Recipe:
             if getattr(self, what) < 1: raise ValueError(f"Recipe {self.name!r}: {what} is {getattr(self, what)}, expected 1 or more.")
         for what,options in (('precision', ('fp32', 'bf16')), ('spread', ('ddp', 'fsdp')), ('packed', PACKED), ('schedule_over', ('stage', 'run'))):
             if getattr(self, what) not in options: raise unknown(f'{what} in recipe {self.name!r}', getattr(self, what), options)
+        if self.optimizer != 'adamw' or any(s.schedule != 'cosine' for s in self.stages):
+            from andromeda.optim import OPTIMIZERS, SCHEDULES  # loads torch, which the command does not need to start
+            if self.optimizer not in OPTIMIZERS: raise unknown(f'optimizer in recipe {self.name!r}', self.optimizer, OPTIMIZERS)
+            for s in self.stages:
+                if s.schedule not in SCHEDULES: raise unknown(f'schedule of stage {s.name!r}', s.schedule, SCHEDULES)
         if self.kernel or self.compile:
-            from andromeda.model import COMPILED, KERNELS      # loads torch, which the command does not need to start
+            from andromeda.model import COMPILED, KERNELS      # so does this
             for what,options in (('kernel', KERNELS), ('compile', COMPILED)):
                 if getattr(self, what) not in (None, *options): raise unknown(f'{what} in recipe {self.name!r}', getattr(self, what), options)
         for what in ('clip', 'max_epochs'):

@@ -133,3 +133,9 @@ def test_a_model_of_hidden_tokens_refuses_packed_rows_before_anything_is_made():
     recipe = replace(RECIPE, model='bert-tiny')
     assert not model_config(recipe).causal
     with pytest.raises(ValueError, match='cannot yet read'): model_config(replace(recipe, packed='within'))
+
+
+@pytest.mark.parametrize('change,says', [(lambda r: replace(r, optimizer='adam'), "Did you mean 'adamw'"),
+                                         (lambda r: replace(r, stages=(replace(r.stages[0], schedule='cosin'),)), "Did you mean 'cosine'")])
+def test_an_unknown_optimiser_or_schedule_is_refused_before_any_work(change, says):
+    with pytest.raises(ValueError, match=says): change(named_recipes('tiny')[0])
