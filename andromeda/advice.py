@@ -19,7 +19,7 @@ from .core import count_text
 from .runs import Run, run_artefact
 from .stages import portions
 
-# %% ../nbs/43_advice.ipynb #43-a11f1e81
+# %% ../nbs/43_advice.ipynb #43-14dedb7d
 @dataclass(frozen=True)
 class Account:
     "A run, as far as advice needs it."
@@ -55,7 +55,7 @@ def account(run:Run)->Account:
     names = [s.name for s in recipe.stages]
     return Account(run.folder.name, column('loss'), column('lr'), column('gradient_norm'), np.array([names.index(r['stage']) for r in metrics]), recipe.step_tokens,
                    [dict(name=s.name, tier=s.tier, shares=p.shares) for s,p in zip(recipe.stages, portions(recipe, plan['tiers'], unique))], unique,
-                   [e for e in run.evals() if 'validation' in e])
+                   [e for e in run.evals() if 'validation' in e and all('bits_per_byte' in s for s in e['validation'].values())])     # a model that fills gaps has none
 
 def account_of(record:dict)->Account:
     "The same from a record of a run, as `bench/advice_runs.py` keeps it."

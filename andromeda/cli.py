@@ -13,7 +13,7 @@ from pathlib import Path
 from . import __version__
 from .core import home, unknown
 
-# %% ../nbs/60_cli.ipynb #60-f1b44cdb
+# %% ../nbs/60_cli.ipynb #60-0e788f4a
 def main(
     argv:list[str]|None=None,  # Words after the command; default: those of this process
 )->None:
@@ -32,14 +32,14 @@ def run_command(argv:list[str])->int:
         if e.errno == errno.ENOSPC: return _say(f"The disk is full: {e}. What is finished is kept; make room and run the same command again to go on.", 2)
         if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM): return _say(f"Cannot write there: {e}. Choose a folder of yours with --out.", 2)
         return _say(f"A file operation failed: {e}. Run the same command again to go on.", 2)
-    except (RuntimeError, FloatingPointError) as e: return _say(str(e), 1)
+    except (RuntimeError, FloatingPointError, MemoryError) as e: return _say(str(e), 1)
     except KeyboardInterrupt: return _say('Stopped. Run the same command again to go on.', 130)
 
 def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-3c945ce1
+# %% ../nbs/60_cli.ipynb #60-07864efa
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -72,6 +72,7 @@ def _parser():
     p.add_argument('recipe', help='a recipe, as for run (of several, the first); or the folder of a sweep, to go on with it')
     p.add_argument('--vary', nargs='+', metavar='PLACE=VALUES', default=[], help='batch=8,16,32 or stages.*.peak_lr=0.25..4:log:times')
     p.add_argument('--out', type=Path, help='folder for data and sweep (default: data/home/RECIPE)')
+    p.add_argument('--sources', type=Path, metavar='FILE', help='a catalogue of your own, as for run')
     p.add_argument('--name', default='sweep', help='of the sweep, under OUT/sweeps (default: sweep)')
     p.add_argument('--trials', type=int, default=20, help='how many (default: 20; a grid has its own number)')
     p.add_argument('--method', default='tpe', help='tpe (default), random or grid')
@@ -89,6 +90,7 @@ def _parser():
     p.add_argument('--devices', type=int, default=1, help='with --plan: how many train together')
     p.add_argument('--gpu', default='H100', help='with --plan: of which kind')
     p.add_argument('--out', type=Path, help='with a recipe: folder for everything (default: data/home/RECIPE)')
+    p.add_argument('--sources', type=Path, metavar='FILE', help='with a recipe: a catalogue of your own, as for run')
     p.add_argument('--as-asked', action='store_true', help='obey a pause or stop that was asked for before; default: a new start ends it')
     _model_commands(command)
     p = command('completion', lambda args: print(_completion(parser, args.shell)), 'A script that completes these commands: eval "$(andromeda completion bash)" in ~/.bashrc.')
@@ -111,13 +113,18 @@ def _road(p):
 
 def _asked(args):
     "Recipes, folder and catalogue of the words of `_road`."
-    from andromeda.sources import read_catalogue
-    from andromeda.stages import named_recipes
-    recipes = named_recipes(args.recipe)
-    catalogue = read_catalogue(args.sources)
-    if args.sources: recipes = tuple(replace(r, corpus=replace(r.corpus, sources=tuple(catalogue), limit_mb={})) for r in recipes)
+    recipes,catalogue = _recipes(args.recipe, args.sources)
     if args.workers is not None and args.workers < 1: raise ValueError(f"--workers is {args.workers}, expected 1 or more.")
     return recipes, (args.out or home()/Path(args.recipe).stem).absolute(), catalogue
+
+def _recipes(name, sources):
+    "The recipes of that name, and the catalogue: of a person's own all sources, cut where a recipe of theirs says so."
+    from andromeda.sources import read_catalogue
+    from andromeda.stages import NAMED, named_recipes
+    recipes,catalogue = named_recipes(name),read_catalogue(sources)
+    limits = lambda r: {} if name in NAMED else {n: mb for n,mb in r.corpus.limit_mb.items() if n in catalogue}
+    if sources: recipes = tuple(replace(r, corpus=replace(r.corpus, sources=tuple(catalogue), limit_mb=limits(r))) for r in recipes)
+    return recipes, catalogue
 
 def _run(args):
     from andromeda.journey import journey
@@ -145,8 +152,9 @@ def _print_json(value): print(json.dumps(value, indent=1, ensure_ascii=False, de
 def _runs(args):
     from andromeda.runs import Run, runs
     root = args.folder or home()
-    if not root.exists(): raise ValueError(f"There is no folder {root}: give the --out folder of an `andromeda run`.")
-    if any((args.pause, args.resume, args.stop, args.save, args.fork, args.lr_scale)): return _steer(args, root)
+    if not root.is_dir(): raise ValueError(f"There is no folder {root}: give the --out folder of an `andromeda run`.")
+    if args.processes < 1: raise ValueError(f"--processes is {args.processes}, expected 1 or more.")
+    if any((args.pause, args.resume, args.stop, args.save, args.fork)) or args.lr_scale is not None: return _steer(args, root)
     one = (root/'recipe.json').exists()
     found = [Run(root)] if one else [run for folder in [root, *sorted(p for p in root.glob('**/runs') if p.is_dir())] for run in runs(folder)]
     if args.to:
@@ -158,9 +166,8 @@ def _runs(args):
 
 def _steer(args, folder):
     "Ask something of one run."
-    from andromeda.runs import Run, control, fork_run, launch
-    if not (folder/'recipe.json').exists(): raise ValueError(f"{folder} is not one run: give the folder of the run, as `andromeda runs` names it.")
-    run = Run(folder)
+    from andromeda.runs import control, fork_run, launch
+    run = _one_run(folder)
     if args.fork: return print(fork_run(run, args.fork.absolute(), args.step))
     want = 'pause' if args.pause else 'stop' if args.stop else 'run' if args.resume else None
     control(run, want, args.lr_scale, args.save)
@@ -171,13 +178,14 @@ def _sweep(args):
     from andromeda.sweeps import Sweep, create_sweep, promote, read_space, run_sweep, trials, work
     from andromeda.view import table_text
     folder = Path(args.recipe)
+    if args.workers < 1: raise ValueError(f"--workers is {args.workers}, expected 1 or more.")
     if (folder/'sweep.json').exists(): sweep = Sweep(folder.absolute())
     else:
         from andromeda.journey import prepare
-        from andromeda.stages import named_recipes
-        recipe,space,out = named_recipes(args.recipe)[0],read_space(args.vary),(args.out or home()/folder.stem).absolute()
+        (recipe,*_),catalogue = _recipes(args.recipe, args.sources)
+        space,out = read_space(args.vary),(args.out or home()/folder.stem).absolute()
         if not space: raise ValueError("Say what to vary, as --vary batch=8,16 'stages.*.peak_lr=0.25..4:log:times'.")
-        p = prepare(recipe.corpus, out)
+        p = prepare(recipe.corpus, out, catalogue)
         sweep = create_sweep(out/'sweeps'/args.name, recipe, space, p.tiers, p.shards, p.tokenizer, args.trials, args.method, args.pruner, args.seed, args.storage)
     if args.worker is not None: return print(f'{work(sweep, worker=args.worker)} trials done')
     if args.promote: return print(f'{promote(sweep, args.promote).name}: {sweep.folder/(args.promote+".json")}')
@@ -199,31 +207,31 @@ def _advise(args):
 def _train(args):
     from andromeda.journey import train_folder
     from andromeda.runs import Run, control
-    from andromeda.stages import NAMED, named_recipes
+    from andromeda.stages import NAMED
     one = (args.folder/'recipe.json').exists()
-    if one: recipes = (Run(args.folder).recipe,)
-    elif args.plan or str(args.folder) in NAMED or args.folder.suffix in ('.toml', '.json'): recipes = named_recipes(str(args.folder))
+    if one: recipes,catalogue = (Run(args.folder).recipe,),None
+    elif args.plan or str(args.folder) in NAMED or args.folder.suffix in ('.toml', '.json'): recipes,catalogue = _recipes(str(args.folder), args.sources)
     else: return train_folder(args.folder)                   # which says what is missing
     out = args.folder if one else (args.out or home()/args.folder.stem).absolute()
     if args.plan:
         from andromeda.trainer import plan, plan_text
         return print(*(plan_text(plan(r, out, args.devices, args.gpu)) for r in recipes), sep='\n\n')
-    folders = [args.folder] if one else _made(recipes, out)
+    folders = [args.folder] if one else _made(recipes, out, catalogue)
     for folder in folders:
         if not args.as_asked: control(Run(folder), want='run')
         train_folder(folder)
 
-def _made(recipes, out):
+def _made(recipes, out, catalogue):
     "Folders of the runs of these recipes, their data prepared."
     from andromeda.journey import prepare
     from andromeda.runs import create_run
     made = []
     for r in recipes:
-        p = prepare(r.corpus, out)
+        p = prepare(r.corpus, out, catalogue)
         made.append(create_run(out/'runs'/r.name, r, p.tiers, p.shards, p.tokenizer).folder)
     return made
 
-# %% ../nbs/60_cli.ipynb #60-6dc3be7f
+# %% ../nbs/60_cli.ipynb #60-f304597d
 def _data_commands(command):
     "The steps before training."
     p = _road(command('clean', _clean, 'Read and clean the sources of a recipe; say what each rule removes, and what another threshold would keep.'))
@@ -295,7 +303,7 @@ def _shards(args):
         if not args.json: print('every file is as it was written')
     if args.where:
         source,_,token = args.where.rpartition(':')
-        if source not in shards or not token.isdigit(): raise ValueError(f"--where {args.where}: expected SOURCE:TOKEN with one of {', '.join(shards)}, like {[*shards][0]}:1000.")
+        if source not in shards or not token.isdecimal(): raise ValueError(f"--where {args.where}: expected SOURCE:TOKEN with one of {', '.join(shards)}, like {[*shards][0]}:1000.")
         try: place = where(shards[source], 'train', int(token), p.tokenizer)
         except IndexError as e: raise ValueError(str(e)) from None
         if args.json: return _print_json(asdict(place))
@@ -303,7 +311,7 @@ def _shards(args):
     rows = [dict(tier=p.tiers[n], source=n) | {f'{s} tokens': a.counts[f'{s}_tokens'] for s in SPLITS} | dict(bytes=sum(f[0] for f in a.manifest['files'].values())) for n,a in p.shards.items()]
     print(table_text(rows, formats=dict(bytes=bytes_text))) if not args.json else _print_json(rows)
 
-# %% ../nbs/60_cli.ipynb #60-13e3b5c7
+# %% ../nbs/60_cli.ipynb #60-3a80173a
 def _model_commands(command):
     "What is done with finished work."
     p = command('export', _export, 'Write the model of a run for other tools: a folder of transformers, or one file of safetensors.')
@@ -323,16 +331,15 @@ def _model_commands(command):
     p.add_argument('--json', action='store_true', help='for machines')
     p = command('report', _report, 'Draw the report of a folder again, and print its summary; of several folders, one report with all beside each other.')
     p.add_argument('folder', type=Path, nargs='+', help='what was given to `andromeda run` as --out')
-    p.add_argument('--out', type=Path, metavar='FILE', help='where the report of several goes (default: comparison.html here)')
+    p.add_argument('--out', type=Path, metavar='FILE', help='where the report goes (default: into the folder; of several, comparison.html here)')
     p.add_argument('--json', action='store_true', help='for machines: all of its numbers')
 
 def _export(args):
     from andromeda.convert import save_model, to_transformers
-    from andromeda.runs import Run, run_artefact
+    from andromeda.runs import run_artefact
     from andromeda.tokenizer import END_ID
     from andromeda.trainer import trained_model
-    if not (args.folder/'recipe.json').exists(): raise ValueError(f"{args.folder} is not one run: give the folder of the run, as `andromeda runs` names it.")
-    run = Run(args.folder)
+    run = _one_run(args.folder)
     model = trained_model(run, args.step)
     if args.to.suffix == '.safetensors': print(save_model(model, args.to))
     else: print(to_transformers(model, args.to, run_artefact(run, run.plan['tokenizer'])/'tokenizer.json', END_ID))
@@ -340,7 +347,9 @@ def _export(args):
 def _one_run(folder):
     from andromeda.runs import Run
     if not (folder/'recipe.json').exists(): raise ValueError(f"{folder} is not one run: give the folder of the run, as `andromeda runs` names it.")
-    return Run(folder)
+    run = Run(folder)
+    run.plan                                        # which says what is wrong if it is another one's recipe.json
+    return run
 
 def _eval(args):
     from andromeda.scoreboard import board, duel, looks, score_run, standings
@@ -378,9 +387,13 @@ def _report(args):
     for folder in args.folder:
         if not (folder/'report.json').exists(): raise ValueError(f"{folder} has no report.json: `andromeda run RECIPE --out {folder}` makes it when the training has ended.")
     results = {folder.resolve().name: read_json(folder/'report.json') for folder in args.folder}
+    for folder,found in zip(args.folder, results.values()):
+        if not isinstance(found, dict) or 'models' not in found: raise ValueError(f"{folder/'report.json'} is no report of `andromeda run`: delete it and run that again.")
     if len(results) < len(args.folder): raise ValueError("Two of the folders have the same name, by which their models are told apart: rename one.")
     result = next(iter(results.values()))
-    if len(results) == 1: write_report(result, args.folder[0])
+    if len(results) == 1:
+        write_report(result, args.folder[0])
+        if args.out: write_atomic(args.out, render(result))
     else:
         result = beside(results, {f"{folder.resolve().name}: {m}": read_json(folder/'runs'/found['run']/'recipe.json')['recipe'] for folder in args.folder
                                   for m,found in results[folder.resolve().name]['models'].items()})

@@ -6,8 +6,8 @@
 __all__ = ['LAYOUTS', 'GAMMA', 'save_model', 'load_model', 'to_transformers', 'from_transformers', 'register', 'from_palm_rlhf',
            'to_palm_rlhf']
 
-# %% ../nbs/22_convert.ipynb #22-002
-import functools, importlib.util, json, os
+# %% ../nbs/22_convert.ipynb #22-22372302
+import functools, importlib.util, json, os, re
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 import torch
@@ -16,17 +16,19 @@ from safetensors.torch import save_file
 from .core import read_json, sync_folder, unknown, write_json
 from .model import COMMON, FAMILIES, LM, ModelConfig
 
-# %% ../nbs/22_convert.ipynb #22-05aa8c56
+# %% ../nbs/22_convert.ipynb #22-ae3d03e7
 def _write_tensors(tensors, path, metadata):
-    "A whole safetensors file at `path`, or none."
+    "A whole safetensors file at `path`, or none. Raises `ValueError` where there is no folder for it, `OSError` for what the disk says."
+    if not path.parent.is_dir(): raise ValueError(f"There is no folder {path.parent} to write {path.name} into: make it, or choose another.")
     part = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         save_file({n: w.detach().cpu().contiguous() for n,w in tensors.items()}, part, metadata)
         with open(part, 'rb') as f: os.fsync(f.fileno())
         os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    except SafetensorError as e:
+        found = re.search(r'os error (\d+)', str(e))
+        raise OSError(int(found[1]) if found else None, str(e), str(path)) from None
+    finally: part.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 def _read_tensors(path)->tuple:

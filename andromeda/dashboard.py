@@ -85,7 +85,7 @@ def status_html(
     there = {k: v for k,v in heads.items() if k in ('run', 'state', 'step') or any(r[k] is not None for r in rows)}
     return Html(table(rows, there, dict(loss='.3f', lr='.2e', norm='.3f', speed=count_text, mfu='.1%', memory=bytes_text)) + below)
 
-# %% ../nbs/51_dashboard.ipynb #51-b77581f1
+# %% ../nbs/51_dashboard.ipynb #51-e2854304
 def _points(w, key, x):
     return [(r[x], r[key]) for r in w.metrics]
 
@@ -118,15 +118,17 @@ def charts_html(
     return Html(f'<div style="display:grid;grid-template-columns:repeat(2, minmax(0, 1fr));gap:.5em 1.5em">{"".join(f"<div>{c}</div>" for c in shown)}</div>')
 
 def _bits(watched, x):
-    "Bits per byte on held-out text."
+    "Bits per byte on held-out text; of models that fill gaps, nats of a hidden token."
+    gaps = any('nats' in s for w in watched for e in w.evals for s in e['validation'].values())
+    what,of = ('nats', 'tokens') if gaps else ('bits_per_byte', 'bytes')
     if len(watched) == 1:
         [w] = watched
         sources = dict.fromkeys(s for e in w.evals for s in e['validation'])
-        series = {s: [(e[x], e['validation'][s]['bits_per_byte']) for e in w.evals if s in e['validation']] for s in sources}
+        series = {s: [(e[x], e['validation'][s][what]) for e in w.evals if s in e['validation']] for s in sources}
     else:
-        def mean(v): return sum(s['bits_per_byte']*s['bytes'] for s in v.values())/sum(s['bytes'] for s in v.values()) if v else None
+        def mean(v): return sum(s[what]*s[of] for s in v.values())/sum(s[of] for s in v.values()) if v and all(what in s for s in v.values()) else None      # both kinds have no common scale
         series = {w.name: [(e[x], mean(e['validation'])) for e in w.evals] for w in watched}
-    return curves(series or {'': []}, x, 'bits per byte', 'held-out text', width=520, height=210)
+    return curves(series or {'': []}, x, 'nats of a hidden token' if gaps else 'bits per byte', 'held-out text', width=520, height=210)
 
 # %% ../nbs/51_dashboard.ipynb #51-914e029e
 def samples_html(

@@ -16,14 +16,18 @@ from pathlib import Path
 from .core import (Artefact, fingerprint, locked, open_artefact, plain, read_json, read_jsonl, safe_name, time_text, unknown, write_atomic, write_json)
 from .stages import Recipe, model_config, recipe_from_dict, recipe_to_dict
 
-# %% ../nbs/34_runs.ipynb #34-005
+# %% ../nbs/34_runs.ipynb #34-dd3529b2
 @dataclass(frozen=True)
 class Run:
     "A run's folder, read anew at each question."
     folder:Path
 
     @property
-    def plan(self)->dict: return read_json(self.folder/'recipe.json')
+    def plan(self)->dict:
+        "What `create_run` wrote. Raises `ValueError` where recipe.json is something else, such as a recipe of a person."
+        found = read_json(self.folder/'recipe.json')
+        if _is_plan(found): return found
+        raise ValueError(f"{self.folder/'recipe.json'} is not the plan of a run: if it is a recipe, give its path instead of the folder.")
     @property
     def recipe(self)->Recipe: return recipe_from_dict(self.plan['recipe'])
     @property
@@ -60,6 +64,8 @@ class Run:
         return (f"{self.folder.name}  {self.fingerprint[:7]}  {state}, step {s['step']:,}" + (f" of {s['steps']:,}" if 'steps' in s else '')
                 + (f", {s['tokens_per_second']:,.0f} tokens/s, {time_text(s['eta_seconds'])} left" if state == 'running' and 'eta_seconds' in s else '')
                 + (f", ALARM: {s['alarm']}" if s.get('alarm') else ''))
+
+def _is_plan(found): return isinstance(found, dict) and {'recipe', 'fingerprint', 'shards', 'tokenizer'} <= found.keys()
 
 CALM = dict(want='run', lr_scale=1., saves=0)
 WANTS = ('run', 'pause', 'stop')
@@ -137,7 +143,7 @@ def control(
         write_json(run.folder/'control.json', now)
     return now
 
-# %% ../nbs/34_runs.ipynb #34-012
+# %% ../nbs/34_runs.ipynb #34-e26e1429
 def launch(
     run:Run,
     own_session:bool=True,  # True: outlives a closed terminal and a restarted kernel
@@ -182,9 +188,9 @@ def watch(
 
 def runs(folder:Path)->list[Run]:
     "All runs in `folder`, live and past, by name."
-    return [Run(p.parent) for p in sorted(Path(folder).glob('*/recipe.json'))]
+    return [Run(p.parent) for p in sorted(Path(folder).glob('*/recipe.json')) if _is_plan(read_json(p))]
 
-# %% ../nbs/34_runs.ipynb #34-014
+# %% ../nbs/34_runs.ipynb #34-30fcea40
 def fork_run(
     run:Run,
     folder:Path,         # Of the new run
@@ -196,6 +202,7 @@ def fork_run(
     step = step if step is not None else there[-1] if there else 0
     if step not in there: raise ValueError(f"{run.folder.name} has no checkpoint at step {step}; there are {there or 'none'}. Ask for one with control(run, save=True).")
     old = run.recipe
+    if Path(folder).resolve() == run.folder.resolve(): raise ValueError(f"{folder} is the run that would be forked: choose another folder.")
     for key in changes:
         if key not in plain(old): raise unknown('field of Recipe', key, plain(old))
     recipe = replace(old, **changes)

@@ -27,7 +27,7 @@ from .records import Record, Texts, list_files, read_batches, read_records
 if sys.version_info >= (3, 11): import tomllib
 else: import tomli as tomllib
 
-# %% ../nbs/10_sources.ipynb #10-33eca892
+# %% ../nbs/10_sources.ipynb #10-8d070f15
 TIERS = ('high', 'medium', 'low')    # in the order in which training reads them
 KINDS = ('prose', 'code', 'dialogue')
 ABOUT = ('rules', 'quarantine', 'size', 'share', 'restrictions', 'unsure')      # what the entry of any reader may say besides, see data/sources.toml
@@ -54,6 +54,7 @@ def read_catalogue(
     path = Path(path) if path else _own_catalogue()
     try: entries = tomllib.loads(path.read_text(encoding='utf-8')).get('sources', {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: raise ValueError(f"{path} is not TOML: {e}.") from e
+    except IsADirectoryError: raise ValueError(f"{path} is a folder: give the path of a catalogue, a TOML file.") from None
     except FileNotFoundError: raise ValueError(f"There is no catalogue at {path}: give the path of a TOML file with "
                                                "[sources.NAME] entries, like data/sources.toml.") from None
     if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
@@ -72,6 +73,9 @@ def _entry(name, entry, path):
     allowed = [*OPTIONS[entry['reader']], *ABOUT]
     for key in options:
         if key not in allowed: raise unknown(f"key of [sources.{name}] in {path}, which has reader = \"{entry['reader']}\",", key, [*known, *allowed])
+    for key in ('path', 'glob'):
+        if not isinstance(options.get(key, ''), str): raise ValueError(f"{key} of [sources.{name}] in {path} is {options[key]!r}, expected text.")
+    if Path(options.get('glob', '')).is_absolute(): raise ValueError(f"glob of [sources.{name}] in {path} is {options['glob']!r}: it is a pattern below path, like '*.txt'.")
     if 'path' in options: options['path'] = str((path.parent/options['path']).resolve())
     return Source(safe_name(name), *(entry.get(k, '') for k in known), options)
 

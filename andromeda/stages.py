@@ -8,8 +8,8 @@ __all__ = ['SIMPLE', 'PROMPTS', 'RUNGS', 'TIER_SHARES', 'HUB', 'NAMED', 'Corpus'
            'model_config', 'train_stages', 'stage_ends', 'measure_steps', 'measured', 'shown', 'find_rate',
            'suggest_rate', 'tiny', 'small', 'hub_corpus', 'named_recipes']
 
-# %% ../nbs/33_stages.ipynb #33-2ebfa312
-import dataclasses, json, re, sys, time
+# %% ../nbs/33_stages.ipynb #33-7270a7f9
+import dataclasses, json, math, re, sys, time
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from .core import plain, safe_name, time_text, unknown, write_atomic
 from .mixture import PACKED, Ahead, Mixture, Portion, mix_table
 from .tokenizer import padded_vocab
 
-# %% ../nbs/33_stages.ipynb #33-67e3605e
+# %% ../nbs/33_stages.ipynb #33-49f409be
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     "Which text, and how it becomes tokens."
@@ -30,6 +30,17 @@ class Corpus:
     tokenizer:str|None = None          # A tokenizer.json to keep, for instance of an earlier run; None: trained on this corpus
     held_out:float = .05               # Share of documents for validation, and again for test
     keep_out:dict[str,dict] = field(default_factory=dict)   # Evaluation sets whose questions are not trained on: path, texts and id, see nbs/13_leakage
+
+    def __post_init__(self):
+        "Raises `ValueError` for values that no text can be made into tokens with."
+        for what,names in (('sources', self.sources), ('limit_mb', self.limit_mb)):
+            if wrong := [n for n in names if not isinstance(n, str)]: raise ValueError(f"{what} of a Corpus names {wrong[0]!r}, expected the names of sources.")
+        for what,values in (('tokenizer_mb', {'it': self.tokenizer_mb}), ('limit_mb', self.limit_mb), ('tokenizer_weight', self.tokenizer_weight)):
+            for name,v in values.items():
+                if isinstance(v, bool) or not isinstance(v, (int, float)) or not (v > 0 or v == 0 and what == 'tokenizer_weight'):
+                    raise ValueError(f"{what} of a Corpus: {name} is {v!r}, expected a number above 0.")
+        for name,how in self.keep_out.items():
+            if not isinstance(how, dict) or not {'path', 'texts'} <= how.keys(): raise ValueError(f"{name} in keep_out of a Corpus is {how!r}, expected path and texts, and id if there is one: see nbs/13_leakage.")
 
     @property
     def rows(self)->int:
@@ -89,13 +100,21 @@ class Recipe:
             from andromeda.model import COMPILED, KERNELS      # loads torch, which the command does not need to start
             for what,options in (('kernel', KERNELS), ('compile', COMPILED)):
                 if getattr(self, what) not in (None, *options): raise unknown(f'{what} in recipe {self.name!r}', getattr(self, what), options)
+        for what in ('clip', 'max_epochs'):
+            if not getattr(self, what) > 0: raise ValueError(f"Recipe {self.name!r}: {what} is {getattr(self, what)}, expected more than 0; inf is no limit.")
+        for what in ('seed', 'sample_tokens'):
+            if getattr(self, what) < 0: raise ValueError(f"Recipe {self.name!r}: {what} is {getattr(self, what)}, expected 0 or more.")
+        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf: raise ValueError(f"Recipe {self.name!r}: weight_decay is {self.weight_decay}, expected 0 or more.")
+        if self.betas is not None and not (len(self.betas) == 2 and all(isinstance(b, (int, float)) and 0 <= b < 1 for b in self.betas)):
+            raise ValueError(f"Recipe {self.name!r}: betas is {self.betas}, expected two numbers from 0 to below 1.")
+        if wrong := [p for p in self.prompts if not isinstance(p, str)]: raise ValueError(f"Recipe {self.name!r}: {wrong[0]!r} is no prompt, expected text.")
         for what in ('micro_batch', 'spike', 'measure_every'):
-            if getattr(self, what) is not None and getattr(self, what) <= 0: raise ValueError(f"Recipe {self.name!r}: {what} is {getattr(self, what)}, expected more than 0, or none.")
+            if getattr(self, what) is not None and not getattr(self, what) > 0: raise ValueError(f"Recipe {self.name!r}: {what} is {getattr(self, what)}, expected more than 0, or none.")
         if not 0 < self.corpus.held_out < .5: raise ValueError(f"Recipe {self.name!r}: held_out is {self.corpus.held_out}, expected a share above 0 and below 0.5.")
         if not self.stages: raise ValueError(f"Recipe {self.name!r} has no stages.")
         for s in self.stages:
             if not 0 <= s.replay < 1: raise ValueError(f"Stage {s.name!r}: replay is {s.replay}, expected a share from 0 to below 1.")
-            if s.peak_lr <= 0: raise ValueError(f"Stage {s.name!r}: peak_lr is {s.peak_lr}, expected a positive learning rate.")
+            if not 0 < s.peak_lr < math.inf: raise ValueError(f"Stage {s.name!r}: peak_lr is {s.peak_lr}, expected a positive learning rate.")
             if s.tokens < self.step_tokens:
                 raise ValueError(f"Stage {s.name!r}: {s.tokens:,} tokens are less than one step of {self.batch} x {self.length}.")
             if not 0 <= s.warmup_tokens <= s.tokens-self.step_tokens:
@@ -229,14 +248,16 @@ def recipe_rate(
         return learning_rate(step, steps[stage], one.peak_lr, one.warmup_tokens//recipe.step_tokens, one.final_lr_share, one.schedule)
     return learning_rate(sum(steps[:stage])+step, sum(steps), one.peak_lr, first.warmup_tokens//recipe.step_tokens, first.final_lr_share, first.schedule)
 
-# %% ../nbs/33_stages.ipynb #33-e20bd32e
+# %% ../nbs/33_stages.ipynb #33-b46efbd6
 def model_config(recipe:Recipe):
-    """The `ModelConfig` that a recipe trains. Raises `ValueError` for an unknown preset.
+    """The `ModelConfig` that a recipe trains. Raises `ValueError` for an unknown preset, or one that cannot read the recipe's rows.
 
     A model of hidden tokens gets one id more than there are tokens: `corpus.vocab` stands for what is hidden, and no text holds it.
     """
     from andromeda.model import preset
     model = preset(recipe.model)
+    if not model.causal and recipe.packed == 'within':
+        raise ValueError(f"Recipe {recipe.name!r} packs documents 'within', which {recipe.model} cannot yet read: take packed = \"across\".")
     return replace(model, vocab=recipe.corpus.rows if model.causal else padded_vocab(recipe.corpus.vocab+1), max_len=recipe.length)
 
 def train_stages(
@@ -253,8 +274,6 @@ def train_stages(
     if recipe.batch % processes():
         raise ValueError(f"A batch of {recipe.batch} sequences cannot be shared evenly by {processes()} processes: change one of the two.")
     before,causal = 0,model_config(recipe).causal
-    if not causal and recipe.packed == 'within':
-        raise ValueError(f"Recipe {recipe.name!r} packs documents 'within', which {recipe.model} cannot yet read: take packed = \"across\".")
     for i,(stage,steps) in enumerate(zip(recipe.stages, recipe.stage_steps())):
         if done < before+steps:
             rate = lambda step: lr_scale()*recipe_rate(recipe, i, step)
@@ -373,7 +392,7 @@ def small()->tuple[Recipe,...]:
                   evaluation_bytes=150_000, sample_tokens=100)
     return palm, replace(palm, name='small-mpt', model='mpt-small')
 
-# %% ../nbs/33_stages.ipynb #33-419e036c
+# %% ../nbs/33_stages.ipynb #33-f4965de6
 RUNGS = {   # peak learning rate (from nbs/21_model, which says whose), sequences a step, sequences a device computes at a time
     'palm-100m': (6e-4, 64, 3), 'palm-150m': (6e-4, 64, 3), 'palm-410m': (3e-4, 64, 3), 'palm-500m': (3e-4, 64, 3), 'palm-1b': (3e-4, 128, 3), 'palm-2b': (1.8e-4, 128, 3),
     'mpt-100m': (6e-4, 256, 16), 'mpt-125m': (6e-4, 256, 16), 'mpt-350m': (3e-4, 256, 8), 'mpt-500m': (2.75e-4, 256, 8), 'mpt-760m': (2.5e-4, 256, 4),
@@ -414,10 +433,10 @@ def hub_corpus(
 )->Corpus:
     "A sample of the catalogue's data sets with about enough text that nothing is read more than once; without those that ask for an account."
     bytes_per_token = 5.         # an ample guess: English text has 4 to 5 with a vocabulary of 50,000
-    limits = {s: round(bytes_per_token*part*TIER_SHARES[tier]*tokens/1e6, 1) for tier,sources in HUB.items() for s,part in sources.items() if part}
+    limits = {s: max(.1, round(bytes_per_token*part*TIER_SHARES[tier]*tokens/1e6, 1)) for tier,sources in HUB.items() for s,part in sources.items() if part}
     return Corpus(sources=tuple(s for sources in HUB.values() for s in sources), limit_mb=limits, vocab=vocab, tokenizer_mb=500., held_out=.005)
 
-# %% ../nbs/33_stages.ipynb #33-34595059
+# %% ../nbs/33_stages.ipynb #33-7690d283
 NAMED = dict(tiny=tiny, small=small) | {name: (lambda name=name: (Recipe.from_preset(name),)) for name in ('palm-100m', 'palm-500m', 'palm-1b', 'mpt-100m', 'mpt-500m', 'mpt-1b')}
 
 def named_recipes(
@@ -427,6 +446,7 @@ def named_recipes(
     if name in NAMED: return NAMED[name]()
     if not name.endswith(('.json', '.toml')): raise unknown('recipe', name, [*NAMED, 'a path to a recipe.toml', 'a path to a recipe.json'])
     try: text = Path(name).read_text(encoding='utf-8')
+    except IsADirectoryError: raise ValueError(f"{name} is a folder: give the path of a recipe, a file.") from None
     except FileNotFoundError: raise ValueError(f"There is no recipe file {name}: write one with save_recipe, or use {', '.join(NAMED)}.") from None
     except UnicodeDecodeError as e: raise ValueError(f"{name} is not text in UTF-8 ({e}): expected a recipe.") from None
     found = _read_toml(text, name) if name.endswith('.toml') else _read_json(text, name)
@@ -435,11 +455,11 @@ def named_recipes(
 
 def _read_json(text, name):
     try: return json.loads(text)
-    except ValueError as e: raise ValueError(f"{name} is not JSON ({e}): expected a recipe, or a list of recipes.") from None
+    except (ValueError, RecursionError) as e: raise ValueError(f"{name} is not JSON ({e}): expected a recipe, or a list of recipes.") from None
 
 def _read_toml(text, name):
     if sys.version_info >= (3, 11): import tomllib
     else: import tomli as tomllib
     try: found = tomllib.loads(text)
-    except ValueError as e: raise ValueError(f"{name} is not TOML ({e}): expected a recipe as save_recipe writes it, or [[recipes]] with several.") from None
+    except (ValueError, RecursionError) as e: raise ValueError(f"{name} is not TOML ({e}): expected a recipe as save_recipe writes it, or [[recipes]] with several.") from None
     return found['recipes'] if found.keys() == {'recipes'} else found

@@ -8,7 +8,7 @@ __all__ = ['Space', 'METHODS', 'PRUNERS', 'RUNGS', 'STARTUP', 'STOPPED', 'PLOTS'
            'trial_run', 'train_trial', 'start_workers', 'launch_sweep', 'run_sweep', 'at_work', 'end_workers',
            'stop_trial', 'promote', 'plot_sweep']
 
-# %% ../nbs/42_sweeps.ipynb #42-55300b69
+# %% ../nbs/42_sweeps.ipynb #42-e04e1f42
 import dataclasses, fcntl, itertools, json, math, os, signal, socket, subprocess, sys, time, warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .core import Artefact, fingerprint, locked, plain, read_json, safe_name, unknown, write_json
 from .runs import Run, control, create_run, launch, run_artefact
-from .stages import Recipe, recipe_from_dict, recipe_to_dict
+from .stages import SIMPLE, Recipe, recipe_from_dict, recipe_to_dict
 
 # %% ../nbs/42_sweeps.ipynb #42-38b22478
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _optuna():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
-# %% ../nbs/42_sweeps.ipynb #42-313922ca
+# %% ../nbs/42_sweeps.ipynb #42-a754b7a6
 def _storage(plan, folder):
     "The database of the study: SQLite in the sweep's folder, or the one the plan names."
     optuna = _optuna()
@@ -139,6 +139,11 @@ def _storage(plan, folder):
         warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
         try: return optuna.storages.RDBStorage(url, engine_kwargs=more, heartbeat_interval=plan['heartbeat'], grace_period=3*plan['heartbeat'])
         except ImportError as e: raise ValueError(f"The database {url.partition(':')[0]} needs another package ({e}): for PostgreSQL, pip install 'psycopg[binary]' and begin the address with postgresql+psycopg://.") from None
+        except _sql_error() as e: raise ValueError(f"The database of the sweep cannot be used: {str(e).splitlines()[0]}. Look at its address, {url}, and whether it runs.") from None
+
+def _sql_error():
+    from sqlalchemy.exc import SQLAlchemyError       # Optuna needs it
+    return SQLAlchemyError
 
 def _study(plan, folder, worker=0):
     "The study, with the sampler and pruner of one worker."
@@ -170,7 +175,7 @@ def _points(recipe, space, method, trials, seed):
     known = min(trials, STARTUP) if method == 'tpe' else trials
     return [_ask(draw.ask(), recipe, space) for _ in range(known)] + [{} for _ in range(trials-known)]
 
-# %% ../nbs/42_sweeps.ipynb #42-106debb7
+# %% ../nbs/42_sweeps.ipynb #42-e33f2155
 def create_sweep(
     folder:Path,                # Usually home/sweeps/NAME
     recipe:Recipe,              # What is varied
@@ -202,6 +207,7 @@ def create_sweep(
         _,_,kind = _places(recipe, where)
         if isinstance(s, Range) and kind not in (int, float, int|None, float|None): raise ValueError(f"{where} is a word: give a list of values instead of a range.")
         if not isinstance(s, Range) and not s: raise ValueError(f"{where} has no values to try.")
+        if wrong := [v for v in s if not isinstance(v, SIMPLE[kind])] if isinstance(s, list) else []: raise ValueError(f"{where} cannot be {wrong[0]!r}: expected {' or '.join(t.__name__ for t in SIMPLE[kind] if t is not type(None))}.")
     decides = plain(dict(version=1, recipe=recipe_to_dict(recipe), space=space, trials=trials, method=method, pruner=pruner, seed=seed, tiers=tiers,
                          shards={n: a.fingerprint for n,a in shards.items()}, tokenizer=tokenizer.fingerprint))
     mark = fingerprint(decides)
@@ -212,8 +218,10 @@ def create_sweep(
                 raise ValueError(f"{folder} holds another sweep ({', '.join(Sweep(folder).space)}, {Sweep(folder).plan['trials']} trials): results of two search spaces do not mix. Choose another folder.")
         else:
             place = lambda a: dict(path=os.path.relpath(a.folder, folder), fingerprint=a.fingerprint)
-            write_json(folder/'sweep.json', decides | dict(points=_points(recipe, space, method, trials, seed), study=f'{folder.name}-{mark[:7]}', storage=storage, heartbeat=heartbeat,
-                                                           retries=retries, fingerprint=mark, shards={n: place(a) for n,a in shards.items()}, tokenizer=place(tokenizer)))
+            made = decides | dict(points=_points(recipe, space, method, trials, seed), study=f'{folder.name}-{mark[:7]}', storage=storage, heartbeat=heartbeat,
+                                                           retries=retries, fingerprint=mark, shards={n: place(a) for n,a in shards.items()}, tokenizer=place(tokenizer))
+            _storage(made, folder)                             # first: an address that is wrong is not written down
+            write_json(folder/'sweep.json', made)
     sweep = Sweep(folder)
     _optuna().create_study(study_name=sweep.plan['study'], storage=_storage(sweep.plan, folder), load_if_exists=True)
     give_back(sweep)
@@ -349,12 +357,15 @@ def best_trial(sweep:Sweep)->dict:
     if not done: raise ValueError(f"{sweep.folder} has no complete trial yet: {sweep}")
     return min(done, key=lambda r: r['value'])
 
-# %% ../nbs/42_sweeps.ipynb #42-d272b6f7
+# %% ../nbs/42_sweeps.ipynb #42-44316939
 def validation_bits(run:Run)->float:
-    "Bits per byte of all validation text at the last measurement of the run: all bits over all bytes. Raises `ValueError` if it was never measured."
-    found = [e['validation'] for e in run.evals() if 'validation' in e]
-    if not found: raise ValueError(f"{run.folder} was never measured on validation text: let it train to the end of a stage.")
-    return sum(s['bits_per_byte']*s['bytes'] for s in found[-1].values())/sum(s['bytes'] for s in found[-1].values())
+    """Bits per byte of all validation text at the last measurement of the run: all bits over all bytes; of a model that fills gaps, nats of a hidden token.
+
+    Raises `ValueError` if it was never measured, or there is no validation text."""
+    found = [e['validation'] for e in run.evals() if e.get('validation')]
+    if not found: raise ValueError(f"{run.folder} was never measured on validation text: let it train to the end of a stage, and hold some text out.")
+    what,of = ('nats', 'tokens') if any('nats' in s for s in found[-1].values()) else ('bits_per_byte', 'bytes')
+    return sum(s[what]*s[of] for s in found[-1].values())/sum(s[of] for s in found[-1].values())
 
 def trial_run(sweep:Sweep, index:int, recipe:Recipe)->Run:
     "The run of a trial, made if it is not there."
@@ -485,7 +496,7 @@ def stop_trial(
     sweep.unwanted(index).parent.mkdir(exist_ok=True)
     sweep.unwanted(index).touch()
 
-# %% ../nbs/42_sweeps.ipynb #42-ab1f64eb
+# %% ../nbs/42_sweeps.ipynb #42-74ec9047
 def promote(
     sweep:Sweep,
     name:str,              # Of the new recipe
@@ -494,6 +505,7 @@ def promote(
     "The recipe of a trial under a name of its own, also written to the sweep's folder as NAME.json. Raises `ValueError` for a trial that has no point yet."
     row = best_trial(sweep) if trial is None else next((r for r in trials(sweep) if r['trial'] == trial), None)
     if row is None or any(row[w] is None and None not in _values(s) for w,s in sweep.space.items()): raise ValueError(f"Trial {trial} of {sweep.folder} is not one that was begun.")
+    if name == 'sweep': raise ValueError("A recipe of the name 'sweep' would replace the plan of the sweep, sweep.json: choose another name.")
     recipe = replace(varied(sweep.recipe, {w: row[w] for w in sweep.space}, sweep.space), name=safe_name(name))
     write_json(sweep.folder/f'{name}.json', recipe_to_dict(recipe))
     return recipe

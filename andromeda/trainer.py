@@ -308,7 +308,7 @@ class _Pace:
         if torch.cuda.is_available(): said['memory'] = torch.cuda.max_memory_allocated()
         return said
 
-# %% ../nbs/35_trainer.ipynb #35-1b046eed
+# %% ../nbs/35_trainer.ipynb #35-6e752cab
 STATES = dict(adamw=2, decoupled_adamw=2, stable_adamw=2, decoupled_lionw=1)     # numbers an optimiser keeps for each weight
 
 def plan(
@@ -320,6 +320,7 @@ def plan(
 )->dict:                     # parameters, tensors, memory, tokens, steps, hours, disk, and what would go wrong
     "What training this recipe takes. Reads no data and allocates no model."
     if gpu not in PEAK: raise unknown('GPU', gpu, PEAK)
+    if devices < 1: raise ValueError(f"devices is {devices}, expected 1 or more.")
     config = model_config(recipe)
     n,steps,tokens = parameter_count(config),recipe.stage_steps(),sum(recipe.stage_steps())*recipe.step_tokens
     rows = recipe.batch//devices

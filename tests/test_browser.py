@@ -117,7 +117,9 @@ def endless(lab):
     code = '\n'.join(c for c in wanted).replace('recipe_of(40)', 'recipe_of(200_000)').replace("Path(tempfile.mkdtemp())/'runs'", f"Path({str(lab.folder)!r})/'runs'")
     write_notebook(lab.folder/'steer.ipynb', 'from andromeda.dashboard import *\nfrom pathlib import Path\nfrom andromeda.core import home\nfrom andromeda.runs import launch\n' + code,
                    "panel = show(folder)\npanel")
-    yield lab.folder/'runs'/'watched'
+    sheet = lab.open('steer.ipynb')
+    sheet.run_all()
+    yield lab.folder/'runs'/'watched',sheet
     control(Run(lab.folder/'runs'/'watched'), want='stop')
     for _ in range(200):
         if not any(r.alive() for r in runs(lab.folder/'runs')): break
@@ -136,9 +138,7 @@ def wait_for(condition, seconds=60, what=''):
 
 def test_a_run_is_steered_by_its_buttons(lab, endless):
     "Pause, learning rate, checkpoint, fork, a click on the curve; the panel comes back after a reload."
-    run = Run(endless)
-    sheet = lab.open('steer.ipynb')
-    sheet.run_all()
+    run,sheet = Run(endless[0]),endless[1]
     wait_for(lambda: run.status['state'] == 'running' and run.status['step'] > 20, what='the run trains')
     lab.until("() => /running/.test(document.querySelector('.am-status').textContent)")
     for button,want,state in (('.am-pause', 'pause', 'paused'), ('.am-start', 'run', 'running')):        # how soon: bench/dashboard.py
@@ -168,8 +168,9 @@ def test_a_run_is_steered_by_its_buttons(lab, endless):
 
 def test_runs_outlive_the_kernel_and_an_interrupt_pauses(lab, endless):
     "After a restart of the kernel show() finds the run; the stop button on a followed run pauses it, with a checkpoint."
-    run = Run(endless)
-    write_notebook(lab.folder/'again.ipynb', f"from andromeda.dashboard import *\nfrom pathlib import Path\npanel = show(Path({str(endless.parent)!r}))\npanel",
+    run = Run(endless[0])
+    wait_for(lambda: run.status['state'] == 'running', what='the run trains')
+    write_notebook(lab.folder/'again.ipynb', f"from andromeda.dashboard import *\nfrom pathlib import Path\npanel = show(Path({str(endless[0].parent)!r}))\npanel",
                    "print('following')\nresult = follow(next(w.run for w in panel.watched if w.name == 'watched'))\nprint(result)")
     pid = run.status['pid']
     sheet = lab.open('again.ipynb')                # ends the other notebook's kernel

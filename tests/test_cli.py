@@ -155,3 +155,44 @@ metric_list: [{{metric: acc}}]
 """)
     theirs = json.loads(said(capsys, 'eval', run, '--harness', 'mine', '--harness-files', tmp_path, '--json')[1])
     assert theirs['mine']['acc,none'] == pytest.approx(row['score'])
+
+
+def test_a_recipe_in_a_folder_is_no_run(tmp_path, capsys):
+    "Whoever keeps recipe.json in a folder is told so, and nothing is written beside it."
+    (tmp_path/'mine').mkdir()
+    write_json(tmp_path/'mine'/'recipe.json', dict(name='r', model='palm-tiny'))
+    for words in (['runs', tmp_path/'mine'], ['runs', tmp_path/'mine', '--pause'], ['train', tmp_path/'mine'], ['train', tmp_path/'mine', '--plan'], ['eval', tmp_path/'mine'], ['export', tmp_path/'mine', tmp_path/'m.safetensors']):
+        code,_,err = said(capsys, *words)
+        assert code == 2 and 'is not the plan of a run' in err, words
+    assert [p.name for p in (tmp_path/'mine').iterdir()] == ['recipe.json']
+    assert said(capsys, 'runs', tmp_path)[:2] == (0, f'no runs in {tmp_path}\n')
+    assert said(capsys, 'runs', tmp_path/'mine'/'recipe.json')[0] == 2
+
+
+def test_a_run_is_not_forked_onto_itself_and_no_wish_is_passed_over(road, capsys):
+    from pathlib import Path
+    if not (run := Path(road[4])/'runs'/'notes').exists(): said(capsys, 'run', *road)
+    code,_,err = said(capsys, 'runs', run, '--fork', run)
+    assert code == 2 and 'choose another folder' in err and [p.name for p in run.parent.iterdir() if p.is_dir()] == ['notes']
+    code,_,err = said(capsys, 'runs', run, '--lr-scale', 0)
+    assert code == 2 and 'lr_scale is 0' in err
+    assert said(capsys, 'runs', run, '--resume', '--processes', 0)[0] == 2
+
+
+def test_text_of_ones_own_is_trained_on_by_every_command(road, capsys, tmp_path):
+    "train and sweep read the catalogue that run reads, and its sources are cut where the recipe says so."
+    from andromeda.cli import _recipes
+    recipe,sources = road[0],road[2]
+    [found],catalogue = _recipes(recipe, sources)
+    assert found.corpus.sources == ('notes',) == tuple(catalogue)
+    cut = json.loads(open(recipe).read())
+    cut['corpus']['limit_mb'] = dict(notes=.5, other=1)
+    write_json(tmp_path/'cut.json', cut)
+    assert _recipes(str(tmp_path/'cut.json'), sources)[0][0].corpus.limit_mb == dict(notes=.5)
+    assert _recipes('tiny', sources)[0][0].corpus.limit_mb == {}
+    assert said(capsys, 'train', recipe, '--sources', sources, '--plan')[0] == 0
+    for words in (['train', recipe, '--plan', '--devices', 0], ['sweep', recipe, '--workers', 0], ['sweep', recipe, '--sources', tmp_path/'none.toml', '--vary', 'batch=2,4']):
+        assert said(capsys, *words)[0] == 2, words
+    (tmp_path/'report.json').write_text('[]')
+    code,_,err = said(capsys, 'report', tmp_path)
+    assert code == 2 and 'is no report' in err

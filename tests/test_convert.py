@@ -220,3 +220,16 @@ def test_a_file_whose_header_is_as_long_as_a_pickle_begins_is_read(tmp_path):
     assert _read_tensors(tmp_path/'x.safetensors')[0]['w'].tolist() == [0]
     torch.save({'w': torch.zeros(1)}, tmp_path/'y.safetensors')
     with pytest.raises(ValueError, match='is a pickle'): _read_tensors(tmp_path/'y.safetensors')
+
+
+def test_what_the_disk_says_is_said_with_the_path(tmp_path, monkeypatch):
+    "safetensors has errors of its own for a full disk and a folder that is not there."
+    import andromeda.convert as module
+    model = LM(preset('palm-tiny', vocab=20, layers=1))
+    with pytest.raises(ValueError, match='There is no folder'): save_model(model, tmp_path/'none'/'m.safetensors')
+    def full(*_):
+        from safetensors import SafetensorError
+        raise SafetensorError('Error while serializing: I/O error: No space left on device (os error 28)')
+    monkeypatch.setattr(module, 'save_file', full)
+    with pytest.raises(OSError, match='m.safetensors') as found: save_model(model, tmp_path/'m.safetensors')
+    assert found.value.errno == 28 and not list(tmp_path.iterdir())

@@ -170,3 +170,13 @@ def test_twenty_sessions_that_die_lose_no_run_and_leave_no_process(made, tmp_pat
         except OSError: return False
     end = time.monotonic()+20
     while left := [p for p in os.listdir('/proc') if p.isdigit() and trains(p)]: assert time.monotonic() < end, left; time.sleep(.05)
+
+
+def test_a_model_that_fills_gaps_is_drawn_too():
+    "It is measured in nats of a hidden token, and has no bits per byte."
+    from types import SimpleNamespace
+    from andromeda.dashboard import _bits
+    gaps = SimpleNamespace(name='bert', evals=[dict(step=s, validation=dict(a=dict(nats=4.-s, tokens=10))) for s in (1, 2)])
+    writes = SimpleNamespace(name='mpt', evals=[dict(step=s, validation=dict(a=dict(bits_per_byte=4.-s, bytes=10))) for s in (1, 2)])
+    assert 'nats of a hidden token' in str(_bits([gaps], 'step')) and 'nats of a hidden token' in str(_bits([gaps, writes], 'step'))
+    assert 'bits per byte' in str(_bits([writes], 'step'))

@@ -156,6 +156,15 @@ def test_every_hub_entry_names_an_adapter_that_exists():
             for name in [s.options['adapter']] if 'adapter' in s.options else s.options['tasks'].values(): assert callable(adapter(name)), s.name
 
 
+@pytest.mark.parametrize('old,new,says', [('path = "t"', 'path = 3', 'path of .*is 3, expected text'), ('path = "t"', 'path = "t"\nglob = "/etc/*"', 'a pattern below path')])
+def test_a_wrong_entry_of_a_catalogue_is_named(tmp_path, old, new, says):
+    entry = '[sources.notes]\ntier = "high"\nkind = "prose"\nreader = "text"\npath = "t"\n'
+    (tmp_path/'mine.toml').write_text(entry.replace(old, new))
+    with pytest.raises(ValueError, match=says): read_catalogue(tmp_path/'mine.toml')
+    (tmp_path/'folder.toml').mkdir()
+    with pytest.raises(ValueError, match='is a folder'): read_catalogue(tmp_path/'folder.toml')
+
+
 def test_old_names_lead_to_the_new_one():
     from andromeda.sources import find_source
     catalogue = read_catalogue()

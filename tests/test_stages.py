@@ -10,7 +10,7 @@ import pytest
 from andromeda.model import ORIGIN, PRESETS, parameter_count, preset
 from andromeda.optim import learning_rate
 from andromeda.sources import read_catalogue
-from andromeda.stages import (HUB, NAMED, RUNGS, Corpus, Recipe, Stage, named_recipes, recipe_from_dict, recipe_rate, recipe_to_dict, save_recipe, toml_text)
+from andromeda.stages import (HUB, NAMED, RUNGS, Corpus, Recipe, Stage, hub_corpus, named_recipes, recipe_from_dict, recipe_rate, recipe_to_dict, save_recipe, toml_text)
 
 if sys.version_info >= (3, 11): import tomllib
 else: import tomli as tomllib
@@ -59,6 +59,10 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path):
     for name,content,says in (('a.toml', b'\xff\xfe', 'not text in UTF-8'), ('b.toml', b'recipes = []', 'holds no recipe'), ('c.json', b'[]', 'holds no recipe'), ('d.json', b'{', 'is not JSON')):
         (tmp_path/name).write_bytes(content)
         with pytest.raises(ValueError, match=says): named_recipes(str(tmp_path/name))
+    (tmp_path/'e.toml').mkdir()
+    with pytest.raises(ValueError, match='is a folder'): named_recipes(str(tmp_path/'e.toml'))
+    (tmp_path/'f.json').write_text('['*100_000)
+    with pytest.raises(ValueError, match='is not JSON'): named_recipes(str(tmp_path/'f.json'))
 
 
 @pytest.mark.parametrize('name', RUNGS)
@@ -96,3 +100,36 @@ def test_a_recipe_cannot_be_changed():
     assert {f.name for f in fields(Recipe)} == set(recipe_to_dict(RECIPE))
     assert recipe_from_dict(recipe_to_dict(RECIPE)) == RECIPE
     assert set(RUNGS) <= set(PRESETS)
+
+
+@pytest.mark.parametrize('old,new,says', [
+    ('clip = 1.0', 'clip = -1.0', 'clip is -1.0, expected more than 0'), ('clip = 1.0', 'clip = nan', 'clip is nan'), ('max_epochs = 4.0', 'max_epochs = 0', 'max_epochs is 0'),
+    ('seed = 0', 'seed = -1', 'seed is -1, expected 0 or more'), ('seed = 0', 'seed = 0\nweight_decay = nan', 'weight_decay is nan'), ('seed = 0', 'seed = 0\nbetas = [0.9]', 'betas is .*two numbers'),
+    ('seed = 0', 'seed = 0\nbetas = [0.9, 1.0]', 'betas is .*two numbers'), ('sample_tokens = 60', 'sample_tokens = -3', 'sample_tokens is -3'), ('prompts = []', 'prompts = [3]', '3 is no prompt'),
+    ('peak_lr = 0.001', 'peak_lr = inf', 'peak_lr is inf'), ('peak_lr = 0.001', 'peak_lr = nan', 'peak_lr is nan'), ('sources = ["a", "b"]', 'sources = [3]', 'sources of a Corpus names 3'),
+    ('tokenizer_mb = 20', 'tokenizer_mb = -1', 'tokenizer_mb of a Corpus: it is -1'), ('high = 0.5', 'high = "x"', "tokenizer_weight of a Corpus: high is 'x'"),
+    ('[corpus.limit_mb]', '[corpus.limit_mb]\na = -1', 'limit_mb of a Corpus: a is -1'), ('[corpus.keep_out]', '[corpus.keep_out]\npiqa = 3', 'piqa in keep_out of a Corpus is 3')])
+def test_a_value_that_nothing_can_be_trained_with_is_named(tmp_path, old, new, says):
+    save_recipe(RECIPE, path := tmp_path/'r.toml')
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=f'(?s){says}'): named_recipes(str(path))
+
+
+def test_no_limit_is_a_value_too(tmp_path):
+    save_recipe(replace(RECIPE, clip=float('inf'), max_epochs=float('inf')), tmp_path/'r.toml')
+    assert named_recipes(str(tmp_path/'r.toml'))[0].clip == float('inf')
+
+
+def test_a_small_budget_still_cuts_every_large_data_set():
+    "0 would stand for: all of it."
+    assert min(hub_corpus(100_000).limit_mb.values()) > 0
+
+
+def test_a_model_of_hidden_tokens_refuses_packed_rows_before_anything_is_made():
+    "Rows of two layers would lose their last layer instead of their last token."
+    from andromeda.stages import model_config
+    recipe = replace(RECIPE, model='bert-tiny')
+    assert not model_config(recipe).causal
+    with pytest.raises(ValueError, match='cannot yet read'): model_config(replace(recipe, packed='within'))

@@ -310,3 +310,32 @@ def test_the_command_goes_on_with_a_sweep_and_promotes(tmp_path, recipe, data, m
     assert out.count('complete') == 3 and 'stages.*.peak_lr' in out
     assert run_command(['sweep', str(sweep.folder), '--promote', 'winner']) == 0 and (sweep.folder/'winner.json').exists()
     assert run_command(['sweep', 'tiny']) == 2 and '--vary' in capsys.readouterr().err
+
+
+def test_a_recipe_does_not_take_the_place_of_the_sweeps_plan(tmp_path, recipe, data):
+    sweep = create_sweep(tmp_path/'s', recipe, {'batch': [2, 4]}, **data, method='grid')
+    work(sweep, toy)
+    with pytest.raises(ValueError, match='choose another name'): promote(sweep, 'sweep')
+    assert sweep.plan['space'] == {'batch': [2, 4]}
+
+
+@pytest.mark.parametrize('space,says', [({'batch': [4, 'many']}, "batch cannot be 'many': expected int"), ({'batch': [8.5]}, 'batch cannot be 8.5'), ({'stages.*.peak_lr': ['high']}, 'expected int or float'),
+                                        ({'seed': [None]}, 'seed cannot be None')])
+def test_a_value_of_another_type_is_refused_before_any_trial(tmp_path, recipe, data, space, says):
+    with pytest.raises(ValueError, match=says): create_sweep(tmp_path/'s', recipe, space, **data, method='grid')
+
+
+def test_a_model_that_fills_gaps_has_a_value_too(tmp_path):
+    from andromeda.runs import Run
+    run = Run(tmp_path)
+    (tmp_path/'evals.jsonl').write_text(json.dumps(dict(step=1, validation=dict(a=dict(nats=2., tokens=10), b=dict(nats=4., tokens=30))))+'\n')
+    assert validation_bits(run) == 3.5
+    (tmp_path/'evals.jsonl').write_text(json.dumps(dict(step=1, validation={}))+'\n')
+    with pytest.raises(ValueError, match='hold some text out'): validation_bits(run)
+
+
+@pytest.mark.parametrize('storage', ['nope://x', 'sqlite:////nowhere/at/all.db'])
+def test_a_database_that_cannot_be_used_is_named_and_not_kept(tmp_path, recipe, data, storage):
+    with pytest.raises(ValueError, match='cannot be used'): create_sweep(tmp_path/'s', recipe, {'batch': [2, 4]}, **data, method='grid', storage=storage)
+    assert not (tmp_path/'s'/'sweep.json').exists()
+    assert create_sweep(tmp_path/'s', recipe, {'batch': [2, 4]}, **data, method='grid').plan['storage'] == ''
