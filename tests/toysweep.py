@@ -1,6 +1,7 @@
 """A sweep whose trials train nothing, in processes of its own: `python toysweep.py FOLDER WORKERS` keeps workers at it, `python toysweep.py FOLDER --worker N` is one.
 
-A trial takes ANDROMEDA_TOY seconds (default .3), and is best at a learning rate of 6e-3 and a batch of 4.
+A trial takes ANDROMEDA_TOY seconds (default .3), and is best at a learning rate of 6e-3 and a batch of 4. From the third on trials stand still half way
+while there is a file `hold` in the sweep's folder.
 """
 import math
 import os
@@ -31,6 +32,7 @@ def train(sweep, index, recipe, report):
     best = abs(math.log(recipe.stages[0].peak_lr/6e-3)) + .2*abs(math.log2(recipe.batch/4))
     for i in range(10):
         report(recipe.stages[0].tokens*i/9, 1+best+3*math.exp(-i/2))
+        while i == 5 and index > 1 and (sweep.folder/'hold').exists(): time.sleep(.05)
         time.sleep(float(os.environ.get('ANDROMEDA_TOY', .3))/10)
     return 1+best
 
