@@ -32,6 +32,7 @@ bench: .venv/.dev bench/.venv/.made
 bench/.venv/.made: bench/requirements.txt
 	$(PYTHON) -m venv --clear bench/.venv
 	bench/.venv/bin/python -m pip install --quiet --requirement $<
+	bench/.venv/bin/python -m pip install --quiet --no-deps litgpt==0.5.9     # asks for numpy 1, works with 2
 	touch $@
 
 clean:

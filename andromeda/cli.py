@@ -39,7 +39,7 @@ def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-07864efa
+# %% ../nbs/60_cli.ipynb #60-87d1b18d
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -92,6 +92,14 @@ def _parser():
     p.add_argument('--out', type=Path, help='with a recipe: folder for everything (default: data/home/RECIPE)')
     p.add_argument('--sources', type=Path, metavar='FILE', help='with a recipe: a catalogue of your own, as for run')
     p.add_argument('--as-asked', action='store_true', help='obey a pause or stop that was asked for before; default: a new start ends it')
+    p = command('plan', _train, 'What training a recipe takes, before anything starts: shapes, memory, tokens, hours, disk. The same as train --plan.')
+    p.set_defaults(plan=True)
+    p.add_argument('folder', type=Path, metavar='recipe', help='a recipe, as for run; or the folder of a run')
+    p.add_argument('--devices', type=int, default=1, help='how many train together')
+    p.add_argument('--gpu', default='H100', help='of which kind')
+    p.add_argument('--out', type=Path, help='where it would be, for the room on the disk (default: data/home/RECIPE)')
+    p.add_argument('--sources', type=Path, metavar='FILE', help='a catalogue of your own, as for run')
+    p.add_argument('--json', action='store_true', help='for machines')
     _model_commands(command)
     p = command('completion', lambda args: print(_completion(parser, args.shell)), 'A script that completes these commands: eval "$(andromeda completion bash)" in ~/.bashrc.')
     p.add_argument('shell', choices=('bash', 'zsh', 'tcsh'))
@@ -215,7 +223,8 @@ def _train(args):
     out = args.folder if one else (args.out or home()/args.folder.stem).absolute()
     if args.plan:
         from andromeda.trainer import plan, plan_text
-        return print(*(plan_text(plan(r, out, args.devices, args.gpu)) for r in recipes), sep='\n\n')
+        plans = [plan(r, out, args.devices, args.gpu) for r in recipes]
+        return _print_json(plans) if getattr(args, 'json', False) else print(*map(plan_text, plans), sep='\n\n')
     folders = [args.folder] if one else _made(recipes, out, catalogue)
     for folder in folders:
         if not args.as_asked: control(Run(folder), want='run')

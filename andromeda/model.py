@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'COMMON', 'CHOICES', 'PRESETS', 'ORIGIN', 'ACTIVATIONS', 'COMPILED', 'IGNORED', 'PEAK', 'BASIS',
            'CAPABILITIES', 'ModelConfig', 'preset', 'parameter_count', 'flops_per_token', 'Block', 'Cache', 'LM',
-           'init_weights', 'fastest_kernel', 'compile_model', 'mask_tokens', 'objective_loss', 'training_memory',
-           'training_hours', 'describe', 'recommend', 'WithHead', 'draw', 'generate']
+           'init_weights', 'fastest_kernel', 'compile_model', 'mask_tokens', 'objective_loss', 'fastest_precision',
+           'training_memory', 'training_hours', 'describe', 'recommend', 'WithHead', 'draw', 'generate']
 
-# %% ../nbs/21_model.ipynb #21-40f2398e
-import math
+# %% ../nbs/21_model.ipynb #21-90a34443
+import math, statistics, time
 from dataclasses import dataclass, fields, replace
 from functools import partial
 import torch
@@ -494,6 +494,27 @@ def objective_loss(
     inputs,targets = mask_tokens(ids_BT, mask_id, model.config.vocab, generator)
     asked = targets != IGNORED
     return model.nats(model.hidden(inputs)[asked], targets[asked])/asked.sum()  # scores only where one is asked for
+
+# %% ../nbs/21_model.ipynb #21-a24e2a83
+def fastest_precision(
+    config:ModelConfig,
+    texts:int,            # In a batch, or in the part of one that is computed at a time
+    T:int=None,           # Tokens in a row; None: `max_len`
+    device='cpu',
+    rounds:int=3,
+)->dict:                  # takes: 'fp32' or 'bf16'; fp32 and bf16: median seconds of loss and gradients
+    "The faster of the two for a step of this model on this machine, measured in turns."
+    model,device = LM(config).to(device),torch.device(device)
+    ids,dice = torch.randint(config.vocab, (texts, T or config.max_len), device=device), torch.Generator().manual_seed(0)
+    def step(bf16):
+        begin = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16): loss = objective_loss(model, ids, mask_id=0, generator=dice)
+        loss.backward()
+        if device.type == 'cuda': torch.cuda.synchronize()
+        return time.perf_counter()-begin
+    seconds = [(step(False), step(True)) for _ in range(rounds+1)][1:]               # the first warms up
+    fp32,bf16 = (statistics.median(s) for s in zip(*seconds))
+    return dict(takes='bf16' if bf16 < fp32 else 'fp32', fp32=fp32, bf16=bf16)
 
 # %% ../nbs/21_model.ipynb #21-fa3b7e40
 def training_memory(

@@ -423,19 +423,21 @@ def parent(shards:Shards, role:str, given:Artefact|None=None)->Artefact:
                          f"{found.folder if found else made['path']}: give the artefact they were made with, or build the shards again.")
     return found
 
-# %% ../nbs/15_shards.ipynb #15-032
+# %% ../nbs/15_shards.ipynb #15-e7814e41
 def rules_passed(
     place:Place,
     cleaned:Artefact,     # The clean artefact of the source, see `parent`
 )->list[dict]:            # rule, signal, value, least, most
     "The rules that the document of a token passed, with the values they looked at. Raises `ValueError` if it is not in `cleaned`."
+    from andromeda.clean import signals_of, values_of
     from andromeda.sources import read_rows
     rules = cleaned.config['rules']
-    columns = ['id', *sorted({r['signal'] for r in rules})]
+    columns = ['id', *sorted({name for r in rules for name in signals_of(r['signal'])})]
     for part in [place.part] if (cleaned/place.part).is_dir() else ['part-*']:
         for row in read_rows(cleaned, columns=columns, part=f'{part}/'):
             if row['id'] == place.id:
-                return [dict(rule=r['name'], signal=r['signal'], value=row[r['signal']], least=r['least'], most=r['most']) for r in rules]
+                found = {name: np.float32(row[name]) for name in columns[1:]}
+                return [dict(rule=r['name'], signal=r['signal'], value=float(values_of(r['signal'], found)), least=r['least'], most=r['most']) for r in rules]
     raise ValueError(f"Document {place.id} of {place.source} is not in {cleaned.folder}: give the clean artefact these shards were made from.")
 
 # %% ../nbs/15_shards.ipynb #15-037

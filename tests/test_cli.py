@@ -196,3 +196,11 @@ def test_text_of_ones_own_is_trained_on_by_every_command(road, capsys, tmp_path)
     (tmp_path/'report.json').write_text('[]')
     code,_,err = said(capsys, 'report', tmp_path)
     assert code == 2 and 'is no report' in err
+
+
+def test_a_plan_is_the_same_by_both_names_and_for_machines(capsys):
+    text = said(capsys, 'plan', 'mpt-500m', '--devices', '8')[1]
+    assert text == said(capsys, 'train', 'mpt-500m', '--plan', '--devices', '8')[1] and '8 H100' in text
+    [found] = json.loads(said(capsys, 'plan', 'mpt-500m', '--json')[1])
+    assert found['model'] == 'mpt-500m' and found['tokens'] > 9e9
+    assert said(capsys, 'plan', 'mpt-600m')[0] == 2

@@ -359,7 +359,7 @@ def test_every_token_finds_its_characters(whole, tokenizer):
 
 
 def test_a_token_knows_the_rules_its_document_passed(tmp_path):
-    from andromeda.clean import clean
+    from andromeda.clean import Rule, clean
     from andromeda.dedup import dedup, survivors
     from andromeda.sources import Source, read_source
     text = tmp_path/'text'
@@ -367,14 +367,14 @@ def test_a_token_knows_the_rules_its_document_passed(tmp_path):
     for i in range(60): (text/f'{i}.txt').write_text(f'This is the story of number {i}, which is told here in some words.\n'*5 if i%4 else 'short')
     source = Source(name='stories', tier='high', kind='prose', reader='text', licence='none', why='of this test', options=dict(path=str(text)))
     documents_ = read_source(source, tmp_path/'documents', workers=1)
-    cleaned = clean(documents_, tmp_path/'clean', rules=NO_REPEATS, workers=1)
+    cleaned = clean(documents_, tmp_path/'clean', rules=[*NO_REPEATS, Rule('addresses', 'emails / (words + 1)', most=.05)], workers=1)
     gone = dedup(dict(stories=cleaned), tmp_path/'dedup')
     tokenizer = build_tokenizer(tmp_path/'tokenizer', ['story of number'], 280, {})
     shards = Shards(build_shards(lambda: survivors(cleaned, gone), tmp_path/'shards', tokenizer, dict(clean=cleaned, dedup=gone)))
     place = where(shards, 'train', 700)
     passed = rules_passed(place, parent(shards, 'clean'))
     assert place.source == 'stories' and (text/Path(place.file).name).read_text()[slice(*place.chars)] == place.text
-    assert [p['rule'] for p in passed] == ['short'] and passed[0]['least'] == 100 and passed[0]['value'] == len((text/Path(place.file).name).read_text())
+    assert [p['rule'] for p in passed] == ['short', 'addresses'] and passed[1]['value'] == 0 and passed[0]['least'] == 100 and passed[0]['value'] == len((text/Path(place.file).name).read_text())
     from dataclasses import replace
     with pytest.raises(ValueError, match='is not in'): rules_passed(replace(place, id='0'*16), parent(shards, 'clean'))
 
