@@ -247,3 +247,18 @@ panel = show_sweep(folder) if find_sweeps(folder) else SpaceBoard(recipe, **data
     assert [r['state'] for r in trials(sweep)] == ['complete']*5+['failed'] and trials(sweep)[5]['why'] == STOPPED
     assert any(r['tries'] == 2 for r in trials(sweep))
     assert not lab.ran and not lab.outside
+
+
+PAGES = sorted(p.stem for p in (ROOT/'nbs').glob('*.ipynb'))
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', PAGES)
+def test_every_page_runs_in_jupyterlab(lab, name):
+    "From top to bottom, with its picture kept, and nothing asked of other computers."
+    copy_page(name, lab.folder)
+    lab.outside.clear()
+    sheet = lab.open(f'{name}.ipynb')
+    sheet.run_all(600)
+    sheet.shot(f'whole-{name}')
+    assert not lab.outside
+    lab.page.evaluate("() => jupyterapp.commands.execute('kernelmenu:shutdown').then(() => 1)")
