@@ -123,7 +123,15 @@ def test_a_step_shows_the_documents_that_its_batch_holds(run):
     with pytest.raises(ValueError, match='no step 20001'): batches.documents(20_001)
 
 
-def test_an_interrupt_of_follow_asks_for_a_pause_with_a_checkpoint(run):
+@pytest.fixture
+def interruptible():
+    "Ctrl-C as a person has it; what starts a job in the background lets it ignore that."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_of_follow_asks_for_a_pause_with_a_checkpoint(run, interruptible):
     def trainer():
         "Obeys as the training process does."
         while run.control['want'] != 'pause': time.sleep(.01)
