@@ -70,7 +70,8 @@ def hostile(value, text):
     fixed = set('''recipe made_with command tiers ledger tokenizer mixture models baselines comparisons lineage files timing
         source tier read kept filtered duplicate quarantined kept_bytes rules vocab bytes_per_token stage share tokens unique_tokens epochs parameters
         family curve step loss lr stages validation test samples prompt text bits_per_byte bytes model baseline split
-        model_bits_per_byte baseline_bits_per_byte beats path what'''.split())
+        model_bits_per_byte baseline_bits_per_byte beats path what
+        questions standings duels task measure score low high n random constant centred says clean dirty'''.split())
     if isinstance(value, dict): return {(k if k in fixed else f'{k}{text}'): hostile(v, text) for k,v in value.items()}
     if isinstance(value, list): return [hostile(v, text) for v in value]
     return f'{value}{text}' if isinstance(value, str) else value
