@@ -29,4 +29,4 @@ say "real questions to test with"
 "$BIN"/python tests/olmo.py
 
 say "the tests"
-"$BIN"/python -m pytest -q -m 'not slow and not gpu' tests "$@"
+"$BIN"/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not gpu' tests "$@"

@@ -315,6 +315,6 @@ def test_making_batches_takes_less_than_a_hundredth_of_a_step_of_the_100m_models
     "By the record, and the sums of a step: even if nothing is made ahead, up to 60% of an H100's peak."
     from andromeda.core import read_jsonl
     from andromeda.model import flops_per_token, preset
-    from andromeda.trainer import PEAK_FLOPS
+    from andromeda.model import PEAK
     made = read_jsonl(Path(__file__).parent.parent/'data'/'records'/'shards.jsonl')[-1]['batch_tokens_a_second']
-    assert .6*PEAK_FLOPS['H100']/flops_per_token(preset(name), 2048)/made < .01
+    assert .6*PEAK['H100']/flops_per_token(preset(name), 2048)/made < .01
