@@ -6,8 +6,8 @@
 __all__ = ['KERNELS', 'Sight', 'places', 'plain', 'dense', 'pieces', 'alibi_columns', 'sdpa', 'varlen', 'flex',
            'xformers_problem', 'xformers', 'usual_kernel', 'Choice', 'choose']
 
-# %% ../nbs/20_kernels.ipynb #20-74715ed1
-import functools, inspect, math, statistics, time, warnings
+# %% ../nbs/20_kernels.ipynb #20-304026fa
+import functools, inspect, logging, math, statistics, time, warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 import torch
@@ -187,10 +187,13 @@ def flex(sight:Sight)->Callable:
         return call(q, k, v, score_mod=far, block_mask=blocks, enable_gqa=q.shape[1] != k.shape[1]).transpose(1, 2)
     return mix
 
-# %% ../nbs/20_kernels.ipynb #20-1e624d04
+# %% ../nbs/20_kernels.ipynb #20-a7043036
 @functools.lru_cache(maxsize=None)
 def xformers_problem()->str:
     "Why xFormers cannot be used in this process, empty if it can; said as a warning, once."
+    log = logging.getLogger('xformers')
+    level = log.level
+    log.setLevel(logging.ERROR)                                         # it would say the same, longer
     try:
         import xformers
         import xformers.ops                                             # checks the versions of what it finds
@@ -198,6 +201,7 @@ def xformers_problem()->str:
         problem = '' if _cpp_lib._built_with_cuda else f"xFormers {xformers.__version__} has no kernels for PyTorch {torch.__version__}"
     except ImportError as e: problem = f"xFormers cannot be imported ({e})"
     except (OSError, RuntimeError, AttributeError) as e: problem = f"xFormers does not work with PyTorch {torch.__version__} ({e})"
+    finally: log.setLevel(level)
     if problem: warnings.warn(f"{problem}: other kernels are used. If you want it, install the xformers made for this PyTorch and CUDA.")
     return problem
 
