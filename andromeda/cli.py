@@ -39,7 +39,7 @@ def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-87d1b18d
+# %% ../nbs/60_cli.ipynb #60-82433150
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -56,6 +56,14 @@ def _parser():
     p.add_argument('names', nargs='*', metavar='NAME', help='only these, by the name of the entry or of the data set (default: all)')
     p.add_argument('--sources', type=Path, metavar='FILE', help='another catalogue')
     p.add_argument('--json', action='store_true', help='for machines')
+    _training_commands(command)
+    _model_commands(command)
+    p = command('completion', lambda args: print(_completion(parser, args.shell)), 'A script that completes these commands: eval "$(andromeda completion bash)" in ~/.bashrc.')
+    p.add_argument('shell', choices=('bash', 'zsh', 'tcsh'))
+    return parser
+
+def _training_commands(command):
+    "Runs: watched, varied, trained, planned."
     p = command('runs', _runs, 'Live and past runs in a folder; or, with one of the options, steer one of them.')
     p.add_argument('folder', type=Path, nargs='?', help='where `andromeda run --out` put them (default: all of data/home), or one run')
     p.add_argument('--json', action='store_true', help='for machines')
@@ -100,10 +108,6 @@ def _parser():
     p.add_argument('--out', type=Path, help='where it would be, for the room on the disk (default: data/home/RECIPE)')
     p.add_argument('--sources', type=Path, metavar='FILE', help='a catalogue of your own, as for run')
     p.add_argument('--json', action='store_true', help='for machines')
-    _model_commands(command)
-    p = command('completion', lambda args: print(_completion(parser, args.shell)), 'A script that completes these commands: eval "$(andromeda completion bash)" in ~/.bashrc.')
-    p.add_argument('shell', choices=('bash', 'zsh', 'tcsh'))
-    return parser
 
 def _completion(parser, shell):
     try: import shtab

@@ -1,5 +1,6 @@
 "The floor plan: who may import whom. To change it, change FLOORS and say so in the commit."
 import ast
+import json
 import re
 import sys
 from pathlib import Path
@@ -134,3 +135,12 @@ def test_the_library_does_not_need_the_workshop(module):
 def test_nothing_in_the_project_is_named_as_unfinished():
     "No placeholder is left in the library."
     for p in PKG.glob('*.py'): assert not re.search(r'NotImplementedError|\bTODO\b|\bFIXME\b', p.read_text()), p.name
+
+
+@pytest.mark.parametrize('page', sorted((ROOT/'nbs').glob('*.ipynb')), ids=lambda p: p.stem)
+def test_what_a_page_shows_says_nothing_of_the_machine_it_was_made_on(page):
+    "No warning and no path of a machine among the outputs: they would differ on the reader's."
+    for cell in json.loads(page.read_text())['cells']:
+        for output in cell.get('outputs', []):
+            assert output.get('name') != 'stderr', f'{cell["id"]} shows a warning'
+            assert not re.search(r'/(work|tmp|home|root)/|site-packages', json.dumps(output)), f'{cell["id"]} shows a path'

@@ -10,9 +10,7 @@ import torch
 import andromeda.trainer as module
 from andromeda.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from andromeda.runs import Run, control, create_run, fork_run, mirror
-from andromeda.shards import build_shards
 from andromeda.stages import NAMED, Corpus, Recipe, Stage, model_config, recipe_from_dict, recipe_to_dict
-from andromeda.tokenizer import build_tokenizer
 from andromeda.trainer import train_run
 
 
@@ -21,14 +19,6 @@ def sample(model, stage): return [dict(stage=stage, prompt='', text=str(torch.is
 
 
 class Killed(BaseException): pass
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('data')
-    docs = [dict(id=f'{i:016x}', group=str(i), text=f'{i} is followed by {i+1}. '*4) for i in range(300)]
-    tokenizer = build_tokenizer(folder/'tokenizer', [d['text'] for d in docs], 300, {})
-    return dict(tiers=dict(numbers='high'), shards=dict(numbers=build_shards(lambda: docs, folder/'shards'/'numbers', tokenizer, {})), tokenizer=tokenizer)
 
 
 @pytest.fixture

@@ -13,22 +13,12 @@ import pytest
 
 from andromeda.core import write_json
 from andromeda.runs import control, fork_run
-from andromeda.shards import build_shards
 from andromeda.stages import Corpus, Recipe, Stage, recipe_from_dict
 from andromeda.sweeps import (STOPPED, Range, Refused, Sweep, at_work, best_trial, create_sweep, give_back, launch_sweep, promote, read_space, run_sweep, stop_trial, train_trial, trials,
                               validation_bits, varied, work)
-from andromeda.tokenizer import build_tokenizer
 
 optuna = pytest.importorskip('optuna')
 SPACE = {'stages.*.peak_lr': Range(.25, 4, log=True, times=True), 'batch': [2, 4, 8]}
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('data')
-    docs = [dict(id=f'{i:016x}', group=str(i), text=f'{i} is followed by {i+1}. '*4) for i in range(300)]
-    tokenizer = build_tokenizer(folder/'tokenizer', [d['text'] for d in docs], 300, {})
-    return dict(tiers=dict(numbers='high'), shards=dict(numbers=build_shards(lambda: docs, folder/'shards'/'numbers', tokenizer, {})), tokenizer=tokenizer)
 
 
 @pytest.fixture
