@@ -491,7 +491,7 @@ function keyboard(box, model, tell) {              // gives what to do after eac
 }
 """
 
-# %% ../nbs/01_view.ipynb #01-a6389753
+# %% ../nbs/01_view.ipynb #01-935dee93
 _CLICKS = """
 const TAGS = new Set(('b br caption circle code del details div em figcaption figure h3 h4 i ins li mark ol p path pre rect small span strong sub sup '
   + 'summary svg table tbody td text th thead title tr ul').split(' '));
@@ -560,7 +560,7 @@ _LOOK = """
 .am-clicks h4, .am-clicks p {margin:.3em 0}
 .am-clicks pre {font-size:12px; line-height:1.4; word-break:normal}
 .am-clicks [data-am]:hover {outline:1px solid currentColor}
-.am-clicks [tabindex]:focus-visible {outline:2px solid var(--am-2, #D55E00); outline-offset:1px}
+.am-clicks [tabindex]:focus-visible {outline:2px solid var(--am-2, #D55E00); outline-offset:-2px}
 .am-tells svg[data-am-x] {cursor:crosshair}
 .am-clicks .am-aim {stroke:var(--am-2, #D55E00); stroke-width:1.5}
 .am-clicks svg:not(:focus) .am-aim {display:none}

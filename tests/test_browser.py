@@ -184,7 +184,9 @@ def test_a_run_is_steered_by_its_buttons(lab, endless):
     sheet.find('.am-batch [data-am^="doc "]').first.click()
     sheet.find('.am-doc').get_by_text('passed').first.wait_for()
     first = sheet.find('.am-batch caption').text_content()
-    sheet.find('.am-loss svg').focus()                                                  # another point, by the keyboard, though the curve is drawn anew all the time
+    sheet.find('.am-loss svg').focus()                                                  # another point, by the keyboard, though the curve is drawn anew
+    sheet.page.evaluate("() => document.querySelector('.am-loss svg').dataset.old = 1")
+    lab.until("() => !document.querySelector('.am-loss svg').dataset.old")
     for key in ('ArrowLeft', 'Enter'): lab.page.keyboard.press(key)
     lab.until(f"() => document.querySelector('.am-batch caption').textContent !== {json.dumps(first)}", what='the batch of another step')
     sheet.find('.am-dashboard').scroll_into_view_if_needed()
@@ -261,13 +263,15 @@ panel = show_sweep(folder) if find_sweeps(folder) else SpaceBoard(recipe, **data
         if do: do()
     lab.until("() => / selected/.test(document.querySelector('.am-curves').textContent)", 10, 'the curves follow the brush')
     wait_for(lambda: list(json.loads((sweep.folder/'board.json').read_text())['brushes']) == ['batch'], 10)
-    sheet.shot('52_sweepboard', '.am-sweepboard')
+    sheet.whole('52_sweepboard')
     kept = lambda: json.loads((sweep.folder/'board.json').read_text())['brushes']
     low,high = kept()['batch']
     axis.press('Escape')                             # the same by the keyboard, while the board is drawn again and again
     wait_for(lambda: not kept(), 10, 'nothing is selected')
-    for _ in range(10): lab.page.keyboard.press('ArrowDown')
-    wait_for(lambda: kept().get('batch', [0, 9])[1] == pytest.approx(1., abs=1e-3), 10, 'the lower half of the axis is selected')
+    for i in range(10):
+        lab.page.keyboard.press('ArrowDown')
+        if not i%5: wait_for(lambda: kept().get('batch', [0, 9])[1] == pytest.approx(1.5-.1*(i+1), abs=1e-3), 10, f'{i+1} steps down')
+    wait_for(lambda: kept().get('batch', [0, 9])[1] == pytest.approx(.5, abs=1e-3), 10, 'the lower half of the axis is selected')
     assert low < 0 < high < 1 and kept()['batch'][0] == -.5
     board.locator('.am-best').click()
     board.locator('.am-promote').click()
