@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['main', 'run_command']
 
-# %% ../nbs/60_cli.ipynb #60-093cc379
-import argparse, errno, json, os, shlex, sys
+# %% ../nbs/60_cli.ipynb #60-0d61f116
+import argparse, errno, gc, json, os, shlex, sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-6757cfa4
+# %% ../nbs/60_cli.ipynb #60-4fe68426
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -239,7 +240,8 @@ def _train(args):
 
 def _made(recipes, out, catalogue):
     "Folders of the runs of these recipes, their data prepared."
-    from andromeda.journey import prepare, progress_bar
+    from andromeda.engine import progress_bar
+    from andromeda.journey import prepare
     from andromeda.runs import create_run
     made = []
     for r in recipes:
@@ -247,7 +249,7 @@ def _made(recipes, out, catalogue):
         with progress_bar('plan the run'): made.append(create_run(out/'runs'/r.name, r, p.tiers, p.shards, p.tokenizer).folder)
     return made
 
-# %% ../nbs/60_cli.ipynb #60-ec21ced1
+# %% ../nbs/60_cli.ipynb #60-e146921a
 def _data_commands(command):
     "The steps before training."
     p = _road(command('clean', _clean, 'Read and clean the sources of a recipe; say what each rule removes, and what another threshold would keep.'))
@@ -270,7 +272,7 @@ def _steps(args, until):
 
 def _bar(args, what, unit=''):
     "Progress for a person; see `progress_bar`."
-    from andromeda.journey import progress_bar
+    from andromeda.engine import progress_bar
     return progress_bar(what, unit, quiet=getattr(args, 'json', False))
 
 def _clean(args):
@@ -336,7 +338,7 @@ def _shards(args):
     rows = [dict(tier=p.tiers[n], source=n) | {f'{s} tokens': a.counts[f'{s}_tokens'] for s in SPLITS} | dict(bytes=sum(f[0] for f in a.manifest['files'].values())) for n,a in p.shards.items()]
     print(table_text(rows, formats=dict(bytes=bytes_text))) if not args.json else _print_json(rows)
 
-# %% ../nbs/60_cli.ipynb #60-09033d86
+# %% ../nbs/60_cli.ipynb #60-9f6e8415
 def _model_commands(command):
     "What is done with finished work."
     p = command('export', _export, 'Write the model of a run for other tools: a folder of transformers, or one file of safetensors.')
@@ -377,12 +379,21 @@ def _one_run(folder):
     run.plan                                        # which says what is wrong if it is another one's recipe.json
     return run
 
+@contextmanager
+def _loading():
+    "Without Python's collector of cycles, which looks through all that is imported again and again: a tenth of the CPU time of loading torch (data/records/eval.jsonl)."
+    on = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if on: gc.enable()
+
 def _eval(args):
     for what in ('shots', 'limit'):
         if (n := getattr(args, what)) is not None and n < (what == 'limit'): raise ValueError(f"--{what} is {n}, expected {int(what == 'limit')} or more.")
     run = _one_run(args.folder)
     if args.harness: return _eval_harness(args, run)
-    with _bar(args, 'load'):
+    with _bar(args, 'load'), _loading():
         from andromeda.scoreboard import board, duel, looks, score_run, standings
         from andromeda.tasks import find_tasks
         from andromeda.view import table_text
