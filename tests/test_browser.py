@@ -294,16 +294,38 @@ panel = show_sweep(folder) if find_sweeps(folder) else SpaceBoard(recipe, **data
 
 
 PAGES = sorted(p.stem for p in (ROOT/'nbs').glob('*.ipynb'))
+PANELS = {'51_dashboard': 'shown = Dashboard([run])\nshown._on_curve(dict(x=50))\nshown._on_batch(dict(key=f"doc {shown.shown.documents(50)[0][\'place\']}"))\nshown',
+          '52_sweepboard': 'shown = SweepBoard(sweep, launch=launch_toy)\nshown._told(dict(brush=1, low=0., high=.5))\nshown'}      # the pages say what they do; here they are seen
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', PAGES)
-def test_every_page_runs_in_jupyterlab(lab, name):
-    "From top to bottom, with its picture kept, nothing asked of other computers, nothing cut, overlapping or without a name."
-    copy_page(name, lab.folder)
+
+def run_page(lab, name, picture):
+    "A page from top to bottom, with its picture kept; nothing asked of other computers, nothing cut, overlapping or without a name."
+    copy_page(name, lab.folder, *([PANELS[name]] if name in PANELS else []))
     lab.outside.clear()
     sheet = lab.open(f'{name}.ipynb')
     sheet.run_all(600)
-    sheet.whole(f'whole-{name}')
+    sheet.whole(picture)
     assert not (found := sheet.untidy()), '\n'.join(found)
     assert not lab.outside
     lab.page.evaluate("() => jupyterapp.commands.execute('kernelmenu:shutdown').then(() => 1)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', PAGES)
+def test_every_page_runs_in_jupyterlab(lab, name): run_page(lab, name, f'whole-{name}')
+
+
+@pytest.fixture
+def dark(lab):
+    theme = lambda name: lab.page.evaluate("name => jupyterapp.commands.execute('apputils:change-theme', {theme: name}).then(() => 1)", f'JupyterLab {name}')
+    lab.page.emulate_media(color_scheme='dark')
+    theme('Dark')
+    lab.until("() => document.body.dataset.jpThemeLight === 'false'")
+    yield lab
+    lab.page.emulate_media(color_scheme='light')
+    theme('Light')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['01_view', '50_inspect', '51_dashboard', '52_sweepboard'])
+def test_the_panels_are_tidy_in_the_dark(dark, name): run_page(dark, name, f'dark-{name}')
