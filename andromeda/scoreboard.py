@@ -7,9 +7,9 @@ __all__ = ['CONTINUE', 'train_seen', 'standing', 'board', 'duel', 'continuation_
            'outcome_from_dict', 'keep_outcome', 'outcomes', 'look', 'looks', 'local_records', 'held_out_texts',
            'score_run', 'standings']
 
-# %% ../nbs/42_scoreboard.ipynb #42-34f0dffd
+# %% ../nbs/42_scoreboard.ipynb #42-f30388e7
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -162,7 +162,7 @@ def looks(run:Run, split:str, what:str)->int:
     path = run.folder/'looks.jsonl'
     return sum((r['split'], r['what']) == (split, what) for r in read_jsonl(path)) if path.exists() else 0
 
-# %% ../nbs/42_scoreboard.ipynb #42-6d7fce39
+# %% ../nbs/42_scoreboard.ipynb #42-5bfb8140
 def _fitting(texts, encoder, window, n):
     "Questions of which no answer is longer than half of what the model reads at once."
     items = continuation_items(texts, 2*n, after=min(40, window//2))
@@ -196,6 +196,7 @@ def score_run(
     limit:int|None=None,         # Questions of each task
     batch_tokens:int=1024,
     begin:int|None=None,         # See `likelihood.cut`
+    progress:Callable[[int,int],None]=lambda done,total: None,   # Called with answers done and all answers, for each task from 0 on
 )->dict[str,Outcome]:
     "Put questions to a run's model and keep the outcomes in its folder. Looks at a test split are counted."
     from andromeda.tokenizer import Encoder
@@ -212,7 +213,7 @@ def score_run(
     model,out = trained_model(run, step),{}
     for t,items,examples in asked:
         if not items: continue
-        o = ask_model(model, encoder, t, items, examples, batch_tokens, begin)
+        o = ask_model(model, encoder, t, items, examples, batch_tokens, begin, progress)
         if t.split == 'test': o = replace(o, notes=o.notes | dict(looks=look(run, 'test', t.name, at)))
         keep_outcome(run, o, at)
         out[t.name] = o
