@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['main', 'run_command']
 
-# %% ../nbs/60_cli.ipynb #60-093cc379
-import argparse, errno, json, os, shlex, sys
+# %% ../nbs/60_cli.ipynb #60-0d61f116
+import argparse, errno, gc, json, os, shlex, sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -324,7 +325,7 @@ def _shards(args):
     rows = [dict(tier=p.tiers[n], source=n) | {f'{s} tokens': a.counts[f'{s}_tokens'] for s in SPLITS} | dict(bytes=sum(f[0] for f in a.manifest['files'].values())) for n,a in p.shards.items()]
     print(table_text(rows, formats=dict(bytes=bytes_text))) if not args.json else _print_json(rows)
 
-# %% ../nbs/60_cli.ipynb #60-3a80173a
+# %% ../nbs/60_cli.ipynb #60-5356d9b0
 def _model_commands(command):
     "What is done with finished work."
     p = command('export', _export, 'Write the model of a run for other tools: a folder of transformers, or one file of safetensors.')
@@ -364,10 +365,20 @@ def _one_run(folder):
     run.plan                                        # which says what is wrong if it is another one's recipe.json
     return run
 
+@contextmanager
+def _loading():
+    "Without Python's collector of cycles, which looks through all that is imported again and again: a tenth of the CPU time of loading torch (data/records/eval.jsonl)."
+    on = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if on: gc.enable()
+
 def _eval(args):
-    from andromeda.scoreboard import board, duel, looks, score_run, standings
-    from andromeda.tasks import find_tasks
-    from andromeda.view import table_text
+    with _loading():
+        from andromeda.scoreboard import board, duel, looks, score_run, standings
+        from andromeda.tasks import find_tasks
+        from andromeda.view import table_text
     for what in ('shots', 'limit'):
         if (n := getattr(args, what)) is not None and n < (what == 'limit'): raise ValueError(f"--{what} is {n}, expected {int(what == 'limit')} or more.")
     run = _one_run(args.folder)

@@ -222,7 +222,7 @@ def score_run(
         out = {CONTINUE: everything} | out
     return out
 
-# %% ../nbs/42_scoreboard.ipynb #42-60e4bdc0
+# %% ../nbs/42_scoreboard.ipynb #42-5e45c904
 def standings(
     run:Run,
     found:dict[str,Outcome],   # From `score_run` or `outcomes`
@@ -230,10 +230,11 @@ def standings(
 )->list[dict]:
     "The rows of `standing`, with what the run's folder and the catalogue tell of its training text; what they do not tell is not guessed."
     from andromeda.core import open_artefact
-    from andromeda.leakage import verdicts
     from andromeda.sources import read_catalogue
-    leaks,catalogue = open_artefact(run.folder.parent.parent/'leakage'), read_catalogue()
-    held = verdicts(leaks) if leaks else None
+    held,catalogue = None,read_catalogue()
+    if leaks := open_artefact(run.folder.parent.parent/'leakage'):
+        from andromeda.leakage import verdicts     # which loads a compiler
+        held = verdicts(leaks)
     read = list(run.plan['tiers'])
     sources,by_name = [catalogue[n] for n in read if n in catalogue], {t.name: t for t in tasks}
     rows = []
