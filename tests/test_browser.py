@@ -108,6 +108,35 @@ lines._clicked(dict(key='doc 0')); copies._clicked(dict(key='cluster 0')); copie
     lab.outside.clear()
 
 
+def test_what_a_mouse_reaches_the_tab_key_reaches_too(lab):
+    "Links, tokens, points of a curve, ends of a selection; a drawing that is made anew gives the focus back."
+    write_notebook(lab.folder/'keys.ipynb', """from andromeda.sweepboard import parallel_html, scales
+from andromeda.view import Html, clickable, curves
+rows = [dict(trial=i, state='complete', shown='complete', value=i+1., a=2+2*(i%2)) for i in range(4)]
+tokens = '<p><span data-am="doc 7" tabindex="0">seven</span></p><pre><span data-am="token 1">un</span><span data-am="token 2">seen</span></pre>'
+def drawn(): return Html(curves({'a': [(i, i*i) for i in range(101)]}, 'step', '', 'the curve') + parallel_html(scales({'a': [2, 4]}, rows), rows) + tokens)
+told = []
+panel = clickable(drawn(), told.append)""", 'panel', 'silent = clickable(drawn())\nsilent')
+    sheet = lab.open('keys.ipynb')
+    sheet.run_all()
+    keys,tell = lab.page.keyboard,lambda: json.loads(sheet.run('import json; print(json.dumps(told)); told.clear()'))
+    chart = sheet.find('.am-clicks').first.locator('svg[role=slider]')
+    chart.focus()
+    for key in ('ArrowLeft', 'ArrowLeft', 'ArrowRight', 'Shift+ArrowLeft', 'Enter'): keys.press(key)
+    [at] = tell()
+    assert at['chart'] == 'the curve' and at['x'] == pytest.approx(98.9)
+    keys.press('Tab')
+    for key in ('ArrowDown', 'Shift+ArrowUp', 'Escape'): keys.press(key)
+    assert tell() == [dict(brush=0, low=0, high=.95), dict(brush=0, low=.05, high=.95), dict(brush=0, low=0, high=0)]
+    sheet.run("panel.value = Html(drawn() + '<p>drawn again</p>')")
+    sheet.find('text=drawn again').wait_for()
+    keys.press('ArrowDown')
+    for key in ('Tab', 'Tab', 'Enter', 'Tab', 'Space', 'ArrowRight', 'Enter'): keys.press(key)
+    assert tell() == [dict(brush=0, low=0, high=.95), dict(key='doc 7'), dict(key='token 1'), dict(key='token 2')]
+    assert sheet.find('.am-clicks').nth(1).locator('svg[role=slider]').count() == 0        # nobody would listen
+    assert not (found := sheet.untidy()), '\n'.join(found)
+
+
 @pytest.fixture(scope='module')
 def endless(lab):
     "A run that would train for a long time, the same that page 51 makes."
@@ -154,6 +183,10 @@ def test_a_run_is_steered_by_its_buttons(lab, endless):
     sheet.find('.am-loss svg').click(position=dict(x=500, y=150))
     sheet.find('.am-batch [data-am^="doc "]').first.click()
     sheet.find('.am-doc').get_by_text('passed').first.wait_for()
+    first = sheet.find('.am-batch caption').text_content()
+    sheet.find('.am-loss svg').focus()                                                  # another point, by the keyboard, though the curve is drawn anew all the time
+    for key in ('ArrowLeft', 'Enter'): lab.page.keyboard.press(key)
+    lab.until(f"() => document.querySelector('.am-batch caption').textContent !== {json.dumps(first)}", what='the batch of another step')
     sheet.find('.am-dashboard').scroll_into_view_if_needed()
     sheet.shot('51_dashboard')
     sheet.find('.am-fork').click()
@@ -229,6 +262,13 @@ panel = show_sweep(folder) if find_sweeps(folder) else SpaceBoard(recipe, **data
     lab.until("() => / selected/.test(document.querySelector('.am-curves').textContent)", 10, 'the curves follow the brush')
     wait_for(lambda: list(json.loads((sweep.folder/'board.json').read_text())['brushes']) == ['batch'], 10)
     sheet.shot('52_sweepboard', '.am-sweepboard')
+    kept = lambda: json.loads((sweep.folder/'board.json').read_text())['brushes']
+    low,high = kept()['batch']
+    axis.press('Escape')                             # the same by the keyboard, while the board is drawn again and again
+    wait_for(lambda: not kept(), 10, 'nothing is selected')
+    for _ in range(10): lab.page.keyboard.press('ArrowDown')
+    wait_for(lambda: kept().get('batch', [0, 9])[1] == pytest.approx(1., abs=1e-3), 10, 'the lower half of the axis is selected')
+    assert low < 0 < high < 1 and kept()['batch'][0] == -.5
     board.locator('.am-best').click()
     board.locator('.am-promote').click()
     wait_for((sweep.folder/'count-best.json').exists, 10)
@@ -254,11 +294,12 @@ PAGES = sorted(p.stem for p in (ROOT/'nbs').glob('*.ipynb'))
 @pytest.mark.slow
 @pytest.mark.parametrize('name', PAGES)
 def test_every_page_runs_in_jupyterlab(lab, name):
-    "From top to bottom, with its picture kept, and nothing asked of other computers."
+    "From top to bottom, with its picture kept, nothing asked of other computers, nothing cut, overlapping or without a name."
     copy_page(name, lab.folder)
     lab.outside.clear()
     sheet = lab.open(f'{name}.ipynb')
     sheet.run_all(600)
-    sheet.shot(f'whole-{name}')
+    sheet.whole(f'whole-{name}')
+    assert not (found := sheet.untidy()), '\n'.join(found)
     assert not lab.outside
     lab.page.evaluate("() => jupyterapp.commands.execute('kernelmenu:shutdown').then(() => 1)")
