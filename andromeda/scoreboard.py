@@ -7,9 +7,9 @@ __all__ = ['CONTINUE', 'train_seen', 'standing', 'board', 'duel', 'continuation_
            'outcome_from_dict', 'keep_outcome', 'outcomes', 'look', 'looks', 'local_records', 'held_out_texts',
            'score_run', 'head_folder', 'tune_run', 'standings']
 
-# %% ../nbs/42_scoreboard.ipynb #42-9921dfd7
+# %% ../nbs/42_scoreboard.ipynb #42-58095860
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -164,7 +164,7 @@ def looks(run:Run, split:str, what:str)->int:
     path = run.folder/'looks.jsonl'
     return sum((r['split'], r['what']) == (split, what) for r in read_jsonl(path)) if path.exists() else 0
 
-# %% ../nbs/42_scoreboard.ipynb #42-74692124
+# %% ../nbs/42_scoreboard.ipynb #42-f8ec64e8
 def _fitting(texts, encoder, window, n):
     "Questions of which no answer is longer than half of what the model reads at once."
     items = continuation_items(texts, 2*n, after=min(40, window//2))
@@ -199,6 +199,7 @@ def score_run(
     batch_tokens:int=1024,
     begin:int|None=None,         # See `likelihood.cut`
     heads:bool=False,            # Asked are the heads that `tune_run` trained, not the model itself
+    progress:Callable[[int,int],None]=lambda done,total: None,   # Called with answers done and all answers, for each task from 0 on
 )->dict[str,Outcome]:
     "Put questions to a run's model and keep the outcomes in its folder. Looks at a test split are counted. Raises `ValueError` where a head is asked that was not trained."
     from andromeda.tokenizer import Encoder
@@ -217,7 +218,7 @@ def score_run(
     for t,items,examples in asked:
         if not items: continue
         if heads: o = ask_head((head := asked_heads[t.name])[0], encoder, t, items, length=head[1]['length'])
-        else: o = ask_model(model, encoder, t, items, examples, batch_tokens, begin)
+        else: o = ask_model(model, encoder, t, items, examples, batch_tokens, begin, progress)
         if t.split == 'test': o = replace(o, notes=o.notes | dict(looks=look(run, 'test', t.name, at)))
         keep_outcome(run, o, at)
         out[t.name] = o

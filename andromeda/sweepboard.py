@@ -194,7 +194,7 @@ def _trial_line(r, d, ink, width, faint, dashes=''):
     return (f'<path d="{d}" fill="none" style="stroke:{ink}" stroke-width="{width}" stroke-opacity="{faint}" stroke-linejoin="round" stroke-dasharray="{dashes}"></path>'
             f'<path d="{d}" fill="none" stroke="currentColor" stroke-opacity="0" stroke-width="9" data-am="trial {r["trial"]}" style="cursor:pointer"><title>{what}</title></path>')
 
-# %% ../nbs/52_sweepboard.ipynb #52-dcbb016b
+# %% ../nbs/52_sweepboard.ipynb #52-c76cedb1
 def parallel_html(
     axes:list[Scale],
     rows:list[dict],
@@ -217,7 +217,7 @@ def parallel_html(
     for i,a in enumerate(axes):
         x = place[a.name]
         body += [_rule(f'M{x:.1f} {top}V{bottom}', .6), _text(x, 14, _cut(visible(a.name, lines=False), max(6, int(gap/7.5))), 'middle')]
-        body += [_rule(f'M{x-4:.1f} {y(s):.1f}H{x:.1f}', .6) + _text(x-14, y(s)+4, _cut(visible(t, lines=False), 14), 'end') for s,t in a.marks if -.001 <= s <= 1.001]
+        body += [_rule(f'M{x-4:.1f} {y(s):.1f}H{x:.1f}', .6) + _text(x-14, y(s)+4, _cut(visible(t, lines=False), 14), 'end', over=True) for s,t in a.marks if -.001 <= s <= 1.001]
         low,high = (min(1, max(0, (e-a.low)/(a.high-a.low))) for e in brushes.get(a.name, (a.low, a.high)))
         ends,said = (f' {low:.6f} {high:.6f}', a.between(low, high)) if a.name in brushes else ('', 'all')
         body.append(f'<rect data-am-brush="{i} {top} {bottom}{ends}" x="{x-11:.1f}" y="{top}" width="22" height="{bottom-top}" style="fill:#77777718" tabindex="0" role="slider" '

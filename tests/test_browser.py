@@ -184,7 +184,9 @@ def test_a_run_is_steered_by_its_buttons(lab, endless):
     sheet.find('.am-batch [data-am^="doc "]').first.click()
     sheet.find('.am-doc').get_by_text('passed').first.wait_for()
     first = sheet.find('.am-batch caption').text_content()
-    sheet.find('.am-loss svg').focus()                                                  # another point, by the keyboard, though the curve is drawn anew all the time
+    sheet.find('.am-loss svg').focus()                                                  # another point, by the keyboard, though the curve is drawn anew
+    sheet.page.evaluate("() => document.querySelector('.am-loss svg').dataset.old = 1")
+    lab.until("() => !document.querySelector('.am-loss svg').dataset.old")
     for key in ('ArrowLeft', 'Enter'): lab.page.keyboard.press(key)
     lab.until(f"() => document.querySelector('.am-batch caption').textContent !== {json.dumps(first)}", what='the batch of another step')
     sheet.find('.am-dashboard').scroll_into_view_if_needed()
@@ -261,13 +263,15 @@ panel = show_sweep(folder) if find_sweeps(folder) else SpaceBoard(recipe, **data
         if do: do()
     lab.until("() => / selected/.test(document.querySelector('.am-curves').textContent)", 10, 'the curves follow the brush')
     wait_for(lambda: list(json.loads((sweep.folder/'board.json').read_text())['brushes']) == ['batch'], 10)
-    sheet.shot('52_sweepboard', '.am-sweepboard')
+    sheet.whole('52_sweepboard')
     kept = lambda: json.loads((sweep.folder/'board.json').read_text())['brushes']
     low,high = kept()['batch']
     axis.press('Escape')                             # the same by the keyboard, while the board is drawn again and again
     wait_for(lambda: not kept(), 10, 'nothing is selected')
-    for _ in range(10): lab.page.keyboard.press('ArrowDown')
-    wait_for(lambda: kept().get('batch', [0, 9])[1] == pytest.approx(1., abs=1e-3), 10, 'the lower half of the axis is selected')
+    for i in range(10):
+        lab.page.keyboard.press('ArrowDown')
+        if not i%5: wait_for(lambda: kept().get('batch', [0, 9])[1] == pytest.approx(1.5-.1*(i+1), abs=1e-3), 10, f'{i+1} steps down')
+    wait_for(lambda: kept().get('batch', [0, 9])[1] == pytest.approx(.5, abs=1e-3), 10, 'the lower half of the axis is selected')
     assert low < 0 < high < 1 and kept()['batch'][0] == -.5
     board.locator('.am-best').click()
     board.locator('.am-promote').click()
@@ -290,16 +294,38 @@ panel = show_sweep(folder) if find_sweeps(folder) else SpaceBoard(recipe, **data
 
 
 PAGES = sorted(p.stem for p in (ROOT/'nbs').glob('*.ipynb'))
+PANELS = {'51_dashboard': 'shown = Dashboard([run])\nshown._on_curve(dict(x=50))\nshown._on_batch(dict(key=f"doc {shown.shown.documents(50)[0][\'place\']}"))\nshown',
+          '52_sweepboard': 'shown = SweepBoard(sweep, launch=launch_toy)\nshown._told(dict(brush=1, low=0., high=.5))\nshown'}      # the pages say what they do; here they are seen
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', PAGES)
-def test_every_page_runs_in_jupyterlab(lab, name):
-    "From top to bottom, with its picture kept, nothing asked of other computers, nothing cut, overlapping or without a name."
-    copy_page(name, lab.folder)
+
+def run_page(lab, name, picture):
+    "A page from top to bottom, with its picture kept; nothing asked of other computers, nothing cut, overlapping or without a name."
+    copy_page(name, lab.folder, *([PANELS[name]] if name in PANELS else []))
     lab.outside.clear()
     sheet = lab.open(f'{name}.ipynb')
     sheet.run_all(600)
-    sheet.whole(f'whole-{name}')
+    sheet.whole(picture)
     assert not (found := sheet.untidy()), '\n'.join(found)
     assert not lab.outside
     lab.page.evaluate("() => jupyterapp.commands.execute('kernelmenu:shutdown').then(() => 1)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', PAGES)
+def test_every_page_runs_in_jupyterlab(lab, name): run_page(lab, name, f'whole-{name}')
+
+
+@pytest.fixture
+def dark(lab):
+    theme = lambda name: lab.page.evaluate("name => jupyterapp.commands.execute('apputils:change-theme', {theme: name}).then(() => 1)", f'JupyterLab {name}')
+    lab.page.emulate_media(color_scheme='dark')
+    theme('Dark')
+    lab.until("() => document.body.dataset.jpThemeLight === 'false'")
+    yield lab
+    lab.page.emulate_media(color_scheme='light')
+    theme('Light')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['01_view', '50_inspect', '51_dashboard', '52_sweepboard'])
+def test_the_panels_are_tidy_in_the_dark(dark, name): run_page(dark, name, f'dark-{name}')
