@@ -376,13 +376,13 @@ def test_every_page_runs_in_jupyterlab(lab, name): run_page(lab, name, f'whole-{
 
 @pytest.fixture
 def dark(lab):
-    theme = lambda name: lab.page.evaluate("name => jupyterapp.commands.execute('apputils:change-theme', {theme: name}).then(() => 1)", f'JupyterLab {name}')
-    lab.page.emulate_media(color_scheme='dark')
-    theme('Dark')
-    lab.until("() => document.body.dataset.jpThemeLight === 'false'")
+    def theme(name, light):
+        lab.page.emulate_media(color_scheme=name.lower())
+        lab.page.evaluate("name => jupyterapp.commands.execute('apputils:change-theme', {theme: name}).then(() => 1)", f'JupyterLab {name}')
+        lab.until(f"() => document.body.dataset.jpThemeLight === '{light}'")
+    theme('Dark', 'false')
     yield lab
-    lab.page.emulate_media(color_scheme='light')
-    theme('Light')
+    theme('Light', 'true')
 
 
 @pytest.mark.slow
