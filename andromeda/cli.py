@@ -338,7 +338,7 @@ def _shards(args):
     rows = [dict(tier=p.tiers[n], source=n) | {f'{s} tokens': a.counts[f'{s}_tokens'] for s in SPLITS} | dict(bytes=sum(f[0] for f in a.manifest['files'].values())) for n,a in p.shards.items()]
     print(table_text(rows, formats=dict(bytes=bytes_text))) if not args.json else _print_json(rows)
 
-# %% ../nbs/60_cli.ipynb #60-9f6e8415
+# %% ../nbs/60_cli.ipynb #60-7f35fdaf
 def _model_commands(command):
     "What is done with finished work."
     p = command('export', _export, 'Write the model of a run for other tools: a folder of transformers, or one file of safetensors.')
@@ -352,9 +352,22 @@ def _model_commands(command):
     p.add_argument('--shots', type=int, help='examples in front of each question (default: none)')
     p.add_argument('--limit', type=int, help='no more than so many questions of each task')
     p.add_argument('--step', type=int, help='the checkpoint (default: the newest)')
+    p.add_argument('--heads', action='store_true', help='ask the heads that `andromeda tune` trained from this checkpoint, not the model itself')
     p.add_argument('--against', type=Path, metavar='RUN', help='another run, to be asked the same and compared question by question')
     p.add_argument('--harness', type=lambda words: words.split(','), metavar='A,B', help='tasks of lm-evaluation-harness, run by it')
     p.add_argument('--harness-files', type=Path, metavar='FOLDER', help='with --harness: task files of yours')
+    p.add_argument('--json', action='store_true', help='for machines')
+    p = command('tune', _tune, 'Train a head for each task on its training split, from the model of a run, and keep it there; `andromeda eval --heads` asks it.')
+    p.add_argument('folder', type=Path, help='the run')
+    p.add_argument('--tasks', type=lambda words: words.split(','), required=True, metavar='A,B', help='tasks or suites with the same answers in every question, a number, or a piece of a passage: glue, boolq, squad, ..')
+    p.add_argument('--data', type=Path, metavar='FOLDER', help='where the texts are: sst2.train.jsonl, rte/train.parquet, .. (default: the Hub)')
+    p.add_argument('--limit', type=int, help='no more than so many texts of each task')
+    p.add_argument('--step', type=int, help='the checkpoint (default: the newest)')
+    p.add_argument('--epochs', type=int, default=3, help='times that each text is read (default 3)')
+    p.add_argument('--peak-lr', type=float, default=5e-5, help='the highest learning rate (default 5e-5, for 100M parameters or more)')
+    p.add_argument('--batch', type=int, default=32, help='texts in a step (default 32)')
+    p.add_argument('--length', type=int, help='tokens read of each text (default: as many as the model can)')
+    p.add_argument('--seed', type=int, default=0, help='of the order of the texts, and of the head (default 0)')
     p.add_argument('--json', action='store_true', help='for machines')
     p = command('report', _report, 'Draw the report of a folder again, and print its summary; of several folders, one report with all beside each other.')
     p.add_argument('folder', type=Path, nargs='+', help='what was given to `andromeda run` as --out')
@@ -393,13 +406,14 @@ def _eval(args):
         if (n := getattr(args, what)) is not None and n < (what == 'limit'): raise ValueError(f"--{what} is {n}, expected {int(what == 'limit')} or more.")
     run = _one_run(args.folder)
     if args.harness: return _eval_harness(args, run)
+    if args.heads and (args.shots or not args.tasks): raise ValueError("--heads asks what was trained for --tasks, without examples: name the tasks, and leave --shots out.")
     with _bar(args, 'load'), _loading():
         from andromeda.scoreboard import board, duel, looks, score_run, standings
         from andromeda.tasks import find_tasks
         from andromeda.view import table_text
     other,tasks = args.against and _one_run(args.against), find_tasks(args.tasks)
     def ask(r, step):
-        with _bar(args, f'ask {r.folder.name}', 'answer') as show: return score_run(r, tasks, step, args.data, args.shots or 0, args.limit, progress=show)
+        with _bar(args, f'ask {r.folder.name}', 'answer') as show: return score_run(r, tasks, step, args.data, args.shots or 0, args.limit, heads=args.heads, progress=show)
     found = ask(run, args.step)
     rows = standings(run, found, tasks)
     pairs = duel(found, ask(other, None)) if other else []
@@ -409,6 +423,17 @@ def _eval(args):
     if (seen := looks(run, 'test', 'bits per byte')) > 1: print(f"\nBits per byte of the test split were looked at {seen} times for this run.")
     for o in found.values():
         if o.notes.get('looks'): print(f"\nThe test split of {o.task} was looked at {o.notes['looks']} time(s) for this run.")
+
+def _tune(args):
+    from andromeda.scoreboard import tune_run
+    from andromeda.tasks import find_tasks
+    from andromeda.view import table_text
+    how = {k: getattr(args, k) for k in ('epochs', 'peak_lr', 'batch', 'length', 'seed')}
+    for what in ('limit', 'epochs', 'batch', 'length'):
+        if (n := getattr(args, what)) is not None and n < 1: raise ValueError(f"--{what} is {n}, expected 1 or more.")
+    notes = tune_run(_one_run(args.folder), find_tasks(args.tasks), args.step, args.data, args.limit, **how)
+    if args.json: return _print_json(notes)
+    print(table_text([dict(task=n['task'], step=n['step'], texts=n['texts'], steps=len(n['losses']), first_loss=f"{n['losses'][0]:.3f}", last_loss=f"{n['losses'][-1]:.3f}") for n in notes.values()]))
 
 def _eval_harness(args, run):
     from andromeda.harness import headline, run_harness

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BACKENDS', 'run', 'whole', 'progress_bar']
 
-# %% ../nbs/02_engine.ipynb #02-ca15bded
-import os, shutil, sys, threading
+# %% ../nbs/02_engine.ipynb #02-3c7601f8
+import json, os, shutil, sys, threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
-from .core import Artefact, open_artefact, read_json, safe_name, sha256_file, unknown, write_json
+from .core import Artefact, open_artefact, read_json, safe_name, sha256_file, unknown, write_atomic, write_json
 
-# %% ../nbs/02_engine.ipynb #02-4b037a19
+# %% ../nbs/02_engine.ipynb #02-a019ecf5
 def run(
     task:Callable[[object,Path],dict],  # Writes a file or folder for one item at the path it is given, returns counts
     items:dict[str,object],             # What the task gets, by the name of the output
@@ -38,7 +38,8 @@ def run(
     if backend not in BACKENDS: raise unknown('backend', backend, BACKENDS)
     out = Path(out)
     (out/'.done').mkdir(parents=True, exist_ok=True)
-    done = {name: counts for name in items if (counts := _finished(out, safe_name(name))) is not None}
+    recorded = set(os.listdir(out/'.done'))
+    done = {name: counts for name in items if f'{safe_name(name)}.json' in recorded and (counts := _finished(out, name)) is not None}
     if keys and earlier: done |= _take_over({n: k for n,k in keys.items() if n not in done}, Path(earlier), out)
     todo = [name for name in items if name not in done]
     progress(len(done), len(items))
@@ -48,28 +49,29 @@ def run(
             done[name] = _one(task, items[name], out, name)
             progress(len(done), len(items))
     elif todo: BACKENDS[backend](task, {n: items[n] for n in todo}, out, workers, done, lambda: progress(len(done), len(items)))
-    if keys: write_json(out/'parts.json', {name: dict(key=keys[name], counts=done[name]) for name in items})
+    if keys: write_atomic(out/'parts.json', json.dumps({name: dict(key=keys[name], counts=done[name]) for name in items})+'\n')
     return {name: done[name] for name in items}
 
 def _take_over(keys, earlier, out):
     "Link the items that the artefact `earlier` holds under the same key; those whose bytes are no longer what was committed are left. Returns their counts."
     found,taken,files = open_artefact(earlier),{},{}
     if not found or not whole(found, 'parts.json'): return taken
+    there = set(os.listdir(out))
     for f in found.manifest['files']: files.setdefault(f.partition('/')[0], []).append(f)
     for name,old in read_json(earlier/'parts.json').items():
         if old['key'] != keys.get(name) or any(not whole(found, f) for f in files.get(name, [])): continue
-        _remove(out/name)
+        if name in there: _remove(out/name)
         if name not in found.manifest['files']: (out/name).mkdir()
         for f in files.get(name, []):
-            (out/f).parent.mkdir(parents=True, exist_ok=True)
-            _link(earlier/f, out/f)
+            if f.count('/') > 1: (out/f).parent.mkdir(parents=True, exist_ok=True)
+            _link(os.path.join(earlier, f), os.path.join(out, f))
         taken[name] = old['counts']
     return taken
 
 def whole(artefact:Artefact, name:str)->bool:
     "Whether a file of an artefact is there with the bytes that were committed."
-    path = artefact/name
-    return path.exists() and [path.stat().st_size, sha256_file(path)] == artefact.manifest['files'].get(name)
+    path,said = os.path.join(artefact.folder, name),artefact.manifest['files'].get(name)
+    return said is not None and os.path.exists(path) and os.path.getsize(path) == said[0] and sha256_file(path) == said[1]
 
 def _link(old, new):
     "The same content under a second name: a link where the file system has them, else a copy."
@@ -141,11 +143,9 @@ def _remove(path):
 def _size(path): return sum(p.stat().st_size for p in path.rglob('*')) if path.is_dir() else path.stat().st_size
 
 def _finished(out, name):
-    "The counts of a finished item, or None."
-    record,path = out/'.done'/f'{name}.json', out/name
-    if not record.exists() or not path.exists(): return None
-    record = read_json(record)
-    return record['counts'] if record['bytes'] == _size(path) else None
+    "The counts of an item that was recorded, or None if it is not there as it was."
+    record,path = read_json(out/'.done'/f'{name}.json'),out/name
+    return record['counts'] if path.exists() and record['bytes'] == _size(path) else None
 
 # %% ../nbs/02_engine.ipynb #02-95701bd3
 @contextmanager
