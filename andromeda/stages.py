@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIMPLE', 'PROMPTS', 'RUNGS', 'TIER_SHARES', 'HUB', 'NAMED', 'Corpus', 'Stage', 'Recipe', 'recipe_to_dict',
-           'recipe_from_dict', 'toml_text', 'save_recipe', 'stage_weights', 'portions', 'recipe_mixture', 'recipe_rate',
-           'model_config', 'train_stages', 'stage_ends', 'measure_steps', 'measured', 'shown', 'find_rate',
-           'suggest_rate', 'tiny', 'small', 'hub_corpus', 'named_recipes']
+           'recipe_from_dict', 'toml_text', 'save_recipe', 'tiers_there', 'stage_weights', 'portions', 'recipe_mixture',
+           'recipe_rate', 'model_config', 'train_stages', 'stage_ends', 'measure_steps', 'measured', 'shown',
+           'find_rate', 'suggest_rate', 'tiny', 'small', 'hub_corpus', 'named_recipes']
 
 # %% ../nbs/33_stages.ipynb #33-7270a7f9
 import dataclasses, json, math, re, sys, time
@@ -18,7 +18,7 @@ from .core import plain, safe_name, time_text, unknown, write_atomic
 from .mixture import PACKED, Ahead, Mixture, Portion, mix_table
 from .tokenizer import padded_vocab
 
-# %% ../nbs/33_stages.ipynb #33-821594de
+# %% ../nbs/33_stages.ipynb #33-f93ccd3b
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     "Which text, and how it becomes tokens."
@@ -35,12 +35,16 @@ class Corpus:
         "Raises `ValueError` for values that no text can be made into tokens with."
         for what,names in (('sources', self.sources), ('limit_mb', self.limit_mb)):
             if wrong := [n for n in names if not isinstance(n, str)]: raise ValueError(f"{what} of a Corpus names {wrong[0]!r}, expected the names of sources.")
+        if not self.sources: raise ValueError("A Corpus has no sources: name at least one of the catalogue; `andromeda sources` lists them.")
+        if self.vocab < 1: raise ValueError(f"vocab of a Corpus is {self.vocab}, expected 257 or more for a tokenizer of bytes.")
         for what,values in (('tokenizer_mb', {'it': self.tokenizer_mb}), ('limit_mb', self.limit_mb), ('tokenizer_weight', self.tokenizer_weight)):
             for name,v in values.items():
-                if isinstance(v, bool) or not isinstance(v, (int, float)) or not (v > 0 or v == 0 and what == 'tokenizer_weight'):
-                    raise ValueError(f"{what} of a Corpus: {name} is {v!r}, expected a number above 0.")
+                if isinstance(v, bool) or not isinstance(v, (int, float)) or not (0 < v < math.inf or v == 0 and what == 'tokenizer_weight'):
+                    raise ValueError(f"{what} of a Corpus: {name} is {v!r}, expected a finite number above 0.")
         for name,how in self.keep_out.items():
-            if not isinstance(how, dict) or not {'path', 'texts'} <= how.keys(): raise ValueError(f"{name} in keep_out of a Corpus is {how!r}, expected path and texts, and id if there is one: see nbs/13_leakage.")
+            if not isinstance(how, dict) or not {'path', 'texts'} <= how.keys() <= {'path', 'texts', 'id'}: raise ValueError(f"{name} in keep_out of a Corpus is {how!r}, expected path and texts, and id if there is one: see nbs/13_leakage.")
+            if not isinstance(how['path'], str) or not isinstance(how['texts'], (list, tuple)) or not how['texts']:
+                raise ValueError(f"{name} in keep_out of a Corpus is {how!r}, expected the path of a file and in texts a list of its columns, like [\"question\"].")
 
     @property
     def rows(self)->int:
@@ -108,7 +112,7 @@ class Recipe:
         for what in ('clip', 'max_epochs'):
             if not getattr(self, what) > 0: raise ValueError(f"Recipe {self.name!r}: {what} is {getattr(self, what)}, expected more than 0; inf is no limit.")
         for what in ('seed', 'sample_tokens'):
-            if getattr(self, what) < 0: raise ValueError(f"Recipe {self.name!r}: {what} is {getattr(self, what)}, expected 0 or more.")
+            if not 0 <= getattr(self, what) < 2**32: raise ValueError(f"Recipe {self.name!r}: {what} is {getattr(self, what)}, expected 0 or more, below 2**32.")
         if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf: raise ValueError(f"Recipe {self.name!r}: weight_decay is {self.weight_decay}, expected 0 or more.")
         if self.betas is not None and not (len(self.betas) == 2 and all(isinstance(b, (int, float)) and 0 <= b < 1 for b in self.betas)):
             raise ValueError(f"Recipe {self.name!r}: betas is {self.betas}, expected two numbers from 0 to below 1.")
@@ -118,6 +122,7 @@ class Recipe:
         if not 0 < self.corpus.held_out < .5: raise ValueError(f"Recipe {self.name!r}: held_out is {self.corpus.held_out}, expected a share above 0 and below 0.5.")
         if not self.stages: raise ValueError(f"Recipe {self.name!r} has no stages.")
         for s in self.stages:
+            if s.tier not in TIER_SHARES: raise unknown(f'tier of stage {s.name!r}', s.tier, TIER_SHARES)
             if not 0 <= s.replay < 1: raise ValueError(f"Stage {s.name!r}: replay is {s.replay}, expected a share from 0 to below 1.")
             if not 0 < s.peak_lr < math.inf: raise ValueError(f"Stage {s.name!r}: peak_lr is {s.peak_lr}, expected a positive learning rate.")
             if s.tokens < self.step_tokens:
@@ -206,7 +211,17 @@ def save_recipe(recipe:Recipe, path:Path):
     "Write the recipe to `path` as TOML; `named_recipes` reads it."
     write_atomic(Path(path), toml_text(recipe_to_dict(recipe)).strip()+'\n')
 
-# %% ../nbs/33_stages.ipynb #33-82b2ff3c
+# %% ../nbs/33_stages.ipynb #33-e991b2e4
+def tiers_there(
+    recipe:Recipe,
+    tiers:dict[str,str],     # Tier by source
+):
+    "Raises `ValueError` when a stage's tier has no source."
+    for stage in recipe.stages:
+        if stage.tier not in tiers.values():
+            raise ValueError(f"Stage {stage.name!r} reads the tier {stage.tier!r}, but no source has it: {tiers}. Give a source "
+                             f"tier = \"{stage.tier}\" in the catalogue, or leave this stage out of the recipe.")
+
 def stage_weights(
     recipe:Recipe,
     tiers:dict[str,str],     # Tier by source
@@ -214,12 +229,10 @@ def stage_weights(
 )->list[dict[str,float]]:    # By stage: wanted share by source
     "Shares before the cap on passes. Raises `ValueError` when a stage's tier has no source."
     weights,earlier = [],[]
+    tiers_there(recipe, {s: tiers[s] for s in unique})
     for stage in recipe.stages:
         new = [s for s in unique if tiers[s] == stage.tier]
         old = [s for s in unique if tiers[s] in earlier and s not in new]
-        if not new:
-            raise ValueError(f"Stage {stage.name!r} reads the tier {stage.tier!r}, but no source has it: {tiers}. Give a source "
-                             f"tier = \"{stage.tier}\" in the catalogue, or leave this stage out of the recipe.")
         replay = stage.replay if old else 0.
         share = lambda names, part: {s: part*unique[s]/sum(unique[n] for n in names) for s in names}
         weights.append(share(new, 1-replay) | (share(old, replay) if replay else {}))
