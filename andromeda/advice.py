@@ -191,23 +191,46 @@ def diverging(a:Account)->Finding|None:
                              f"In stage {a.stages[i]['name']!r} the loss ended at {end:.2f}, {end-low:.2f} above its lowest stretch of {width} steps, and did not come back.", do, dict(rise=rise, error=error)))
     return max(found, key=lambda f: f.sure, default=None)
 
-# %% ../nbs/43_advice.ipynb #43-745b9d46
-def plateau(a:Account)->Finding|None:
-    "At a learning rate of half its peak or more, a doubling of the steps lowers the loss by less than 1%."
-    at = np.flatnonzero(a.lr >= .5*a.lr.max())
-    at = at[(at >= max(at[-1]*.36, len(a.lr)//10)) & np.isfinite(a.loss[at])]
-    if len(at) < 60 or at[-1] < .3*len(a.lr): return None
+# %% ../nbs/43_advice.ipynb #43-8340d68f
+WOBBLE = .004    # Share by which bits per byte of a source go up and down between measurements of small models; a guess, from data/records/advice_runs.jsonl
+
+def _slope(x, y, least=0.):
+    "Slope along the first column of `x`, and its standard error; each point is taken to be off by `least` or more."
+    w,*_ = np.linalg.lstsq(x, y, rcond=None)
+    off = max(math.sqrt(((y-x@w)**2).sum()/(len(y)-x.shape[1])), least)
+    return float(w[0]), off*math.sqrt(np.linalg.inv(x.T@x)[0, 0])
+
+def _fall_in_training(a, at):
+    "Share of the loss by which a doubling of the steps lowers it, around the steps `at`, and its standard error; None where there are too few."
     parts = [q for i in sorted({_level(a, j) for j in a.stage[at]}) if len(p := at[[_level(a, j) == i for j in a.stage[at]]]) >= 12 for q in np.array_split(p, max(2, 40*len(p)//len(at)))]
     y = np.array([np.median(a.loss[q]) for q in parts])                       # medians: spikes do not count
     level = [_level(a, a.stage[q[0]]) for q in parts]
     x = np.column_stack([[np.log2(q+1).mean() for q in parts], np.equal.outer(level, sorted(set(level)))]).astype(float)
     if len(y) < x.shape[1]+4: return None
-    w,*_ = np.linalg.lstsq(x, y, rcond=None)
-    error = float(np.sqrt(np.linalg.inv(x.T@x)[0, 0]*((y-x@w)**2).sum()/(len(y)-x.shape[1])))
-    slope = w[0]
-    fall,line = -float(slope),.01*float(y[-5:].mean())
-    return Finding('plateau', 1-_sure(fall, line, error), f"At {a.lr[at].mean():.2g} a doubling of the tokens lowers the loss by {fall:.3f} nats ({fall/y.mean():.1%}).",
-                   "Lower the learning rate now (a decay gains more than more tokens at this rate), or go to a larger model.", dict(fall_per_doubling=fall, error=error, line=line))
+    slope,error = _slope(x, y)
+    return -slope/y[-5:].mean(), error/y[-5:].mean()
+
+def _fall_in_validation(a, at):
+    "The same of bits per byte, mean over sources; None with fewer than three measurements."
+    there = list({e['step']: e for e in a.evals if e['step']-1 in at}.values())
+    if len(there) < 3 or len({tuple(sorted(a.bits(e))) for e in there}) > 1: return None
+    y = np.array([np.mean(np.log(list(a.bits(e).values()))) for e in there])
+    slope,error = _slope(np.column_stack([np.log2([e['step'] for e in there]), np.ones(len(there))]), y, WOBBLE)
+    return -slope, error
+
+# %% ../nbs/43_advice.ipynb #43-03889154
+def plateau(a:Account)->Finding|None:
+    "At a learning rate of half its peak or more, a doubling of the steps lowers the loss by less than 1%."
+    at = np.flatnonzero(a.lr >= .5*a.lr.max())
+    at = at[(at >= max(at[-1]*.36, len(a.lr)//10)) & np.isfinite(a.loss[at])]
+    if len(at) < 60 or at[-1] < .3*len(a.lr) or (training := _fall_in_training(a, at)) is None: return None
+    falls,errors = np.array([f for f in (training, _fall_in_validation(a, at)) if f]).T
+    weights = errors**-2/(errors**-2).sum()
+    fall = float(weights @ falls)
+    apart = math.sqrt(((falls-fall)**2/errors**2).sum()/max(1, len(falls)-1))         # in standard errors
+    error = float((errors**-2).sum()**-.5)*max(1., apart)
+    return Finding('plateau', 1-_sure(fall, .01, error), f"At {a.lr[at].mean():.2g} a doubling of the tokens lowers the loss by {fall:.1%} ({error:.1%} uncertain).",
+                   "Lower the learning rate now (a decay gains more than more tokens at this rate), or go to a larger model.", dict(fall_per_doubling=fall, error=error, line=.01))
 
 # %% ../nbs/43_advice.ipynb #43-89cd7cf8
 def too_short(a:Account)->Finding|None:
@@ -221,9 +244,7 @@ def too_short(a:Account)->Finding|None:
     return Finding('too_short', min(sure, .99), f"The fitted curve says that twice the tokens would lower the loss by {gain:.2f} nats ({low:.2f} to {high:.2f}), four times by {four[0]:.2f} ({four[1]:.2f} to {four[2]:.2f}).",
                    f"Train on {count_text(2*len(a.loss)*a.step_tokens)} tokens, if there is as much text.", dict(gain=gain, low=low, high=high, loss=now))
 
-# %% ../nbs/43_advice.ipynb #43-938221a4
-WOBBLE = .004    # Share by which bits per byte of a source go up and down between measurements of small models; a guess, from data/records/advice_runs.jsonl
-
+# %% ../nbs/43_advice.ipynb #43-09420d62
 def _rises(a):
     "For each source that ended above its lowest measurement: rise and where it began, and what was read of it in between."
     for s in a.unique:

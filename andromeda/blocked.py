@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from .attention import alibi_bias, alibi_slopes, attention
 
-# %% ../nbs/20_blocked.ipynb #20-1c42284a
+# %% ../nbs/20_blocked.ipynb #20-c4e1e8cd
 class _Blocked(torch.autograd.Function):
-    "Attention of `rows` positions after the other; `strip` holds ALiBi or is None; weights are kept for the way back or not."
+    "Attention of `rows` positions after the other, with ALiBi of `slopes` or None; weights are kept for the way back or not."
     @staticmethod
-    def forward(ctx, q, k, v, strip, rows, keep):
+    def forward(ctx, q, k, v, slopes, rows, keep):
         (B,T,H,D),G = q.shape, k.shape[2]
-        ctx.shape,ctx.strip,ctx.rows,kept = (B,T,G,H//G,D), strip, rows, []
-        q,k,v = (_apart(x, G) for x in (q, k, v))
-        out = torch.empty_like(q)
+        ctx.shape,ctx.rows,ctx.alibi,kept = (B,T,G,H//G,D), rows, slopes is not None, []
+        q,k,v = _queries(q, G, slopes, rows), _apart(k, G), _apart(v, G)
+        out,keys = q.new_empty(B*G, q.shape[1], D), _keys(ctx, k)
         for s,e,mine in _blocks(ctx):
-            weight = _weights(ctx, q[:, mine], k, s, e)
+            weight = _weights(ctx, q[:, mine], keys, s, e)
             out[:, mine] = weight@v[:, :e]
             if keep: kept.append(weight)
         out = _together(out, B, T, G)
@@ -34,47 +34,59 @@ class _Blocked(torch.autograd.Function):
     def backward(ctx, g):
         q,k,v,out,*kept = ctx.saved_tensors
         B,T,G,_,D = ctx.shape
-        mean = _apart((g*out).sum(-1, keepdim=True), G)
-        g = _apart(g, G)
-        dq,dk,dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for i,(s,e,mine) in enumerate(_blocks(ctx)):
-            weight = kept[i] if kept else _weights(ctx, q[:, mine], k, s, e)
-            dv[:, :e].baddbmm_(weight.mT, g[:, mine])
-            dscores = (g[:, mine]@v[:, :e].mT).sub_(mean[:, mine]).mul_(weight)
+        g = torch.cat([_apart((g*out).sum(-1, keepdim=True), G), _apart(g, G)], -1)
+        keys,values = None if kept else _keys(ctx, k), _across(v, 1)
+        values[:, 0] = -1
+        dq,dk,dv = torch.empty_like(g[..., 1:]), *(x.new_empty(B*G, D, T) for x in (k, v))
+        for i,(s,e,mine) in reversed([*enumerate(_blocks(ctx))]):                   # the last block sees all keys: what it finds need not be added
+            weight = kept[i] if kept else _weights(ctx, q[:, mine], keys, s, e)
+            dscores = (g[:, mine]@values[:, :, :e]).mul_(weight)
             dq[:, mine] = dscores@k[:, :e]
-            dk[:, :e].baddbmm_(dscores.mT, q[:, mine])
-        return *(_together(x, B, T, G) for x in (dq.mul_(D**-.5), dk.mul_(D**-.5), dv)), None, None, None
+            for d,of,share in ((dk, q[:, mine, -D:], dscores), (dv, g[:, mine, 1:], weight)): d[:, :, :e].baddbmm_(of.mT, share, beta=int(e < T))
+        return _together(dq.mul_(D**-.5), B, T, G), *(x.view(B, G, D, T).permute(0, 3, 1, 2) for x in (dk, dv)), None, None, None
 
-# %% ../nbs/20_blocked.ipynb #20-05c49720
+# %% ../nbs/20_blocked.ipynb #20-0ecc4f54
 def _apart(x, G):
     "BTHD to `[B*G, T*H/G, D]`: the heads that share keys below each other."
     return x.unflatten(2, (G, -1)).transpose(1, 2).reshape(len(x)*G, -1, x.shape[-1])
 
 def _together(x, B, T, G): return x.view(B, G, T, -1, x.shape[-1]).transpose(1, 2).reshape(B, T, -1, x.shape[-1])
 
+def _across(x, more):
+    "`[B*G, T, D]` to `[B*G, more+D, T]`, the first of which are to be filled: products read this quicker than a transposed view."
+    wide = x.new_empty(len(x), more+x.shape[2], x.shape[1])
+    wide[:, more:] = x.mT
+    return wide
+
+def _queries(q, G, slopes, rows):
+    "Apart and scaled; with ALiBi after two more numbers."
+    B,T,H,D = q.shape
+    wide = q.new_empty(B, G, T, H//G, D + 2*(slopes is not None))
+    torch.mul(q.unflatten(2, (G, -1)).transpose(1, 2), D**-.5, out=wide[..., -D:])
+    if slopes is not None:
+        wide[..., 0] = slopes.view(G, 1, -1)
+        wide[..., 1] = -slopes.view(G, 1, -1)*(torch.arange(T) % rows)[:, None]
+    return wide.view(B*G, T*H//G, -1)
+
+def _keys(ctx, k):
+    "Across; with ALiBi after the positions, which `_weights` fills in, and ones."
+    wide = _across(k, 2*ctx.alibi)
+    if ctx.alibi: wide[:, 1] = 1
+    return wide
+
 def _blocks(ctx):
     "First position and end of each block, and its rows in the matrix of queries."
     _,T,_,R,_ = ctx.shape
     for s in range(0, T, ctx.rows): yield s, (e := min(s+ctx.rows, T)), slice(s*R, e*R)
 
-def _weights(ctx, q, k, s, e):
+def _weights(ctx, q, keys, s, e):
     "Of the block's queries for the keys before its end; a row sums to 1."
-    B,T,G,R,D = ctx.shape
-    if ctx.strip is None:
-        scores = (q@k[:, :e].mT).mul_(D**-.5)
-        future = torch.ones(e-s, e-s, dtype=torch.bool).triu_(1).repeat_interleave(R, 0)
-        scores[:, :, s:e].masked_fill_(future, -math.inf)
-    else:
-        scores = q.new_empty(B, G, e-s, R, e).copy_(ctx.strip[:, :e-s, :, T-s:T-s+e]).view(B*G, -1, e)
-        scores.baddbmm_(q, k[:, :e].mT, alpha=D**-.5)
+    if ctx.alibi: keys[:, 0, :e] = torch.arange(-s, e-s)
+    scores = q@keys[:, :, :e]
+    scores[:, :, s:e] += torch.full((e-s, e-s), -math.inf).triu_(1).repeat_interleave(ctx.shape[3], 0)
     return torch.softmax(scores, -1, out=scores)
 
-def _strip(heads, G, T, rows):
-    "ALiBi of a query `i` of a block for the key `distance` before the block's first position, at `T - distance`: `[G, rows, H/G, T+rows]`."
-    ahead = torch.arange(T+rows) - T - torch.arange(rows)[:, None]
-    return (alibi_slopes(heads).view(G, 1, -1, 1)*ahead[:, None]).masked_fill_((ahead > 0)[:, None], -math.inf)
-
-# %% ../nbs/20_blocked.ipynb #20-bfcb68b0
+# %% ../nbs/20_blocked.ipynb #20-9761f357
 def block_rows(T:int)->int:
     "Positions in a block, of T; measured on one core, where half and twice as many are slower."
     return 64 if T < 1024 else 128
@@ -94,12 +106,11 @@ def blocked(
 )->Callable:                 # (q_BTHD, k_BTGD, v_BTGD) to mixed values, BTHD
     "Causal attention for training on a CPU, in fp32. Raises `RuntimeError` for what it is not made for."
     if sight.packed or not sight.causal or torch.device(sight.device).type != 'cpu': raise RuntimeError("blocked attention is for one document, causal, on a CPU")
-    strips = {}                                                 # by key/value heads
+    slopes = alibi_slopes(sight.heads) if sight.alibi else None
     def mix(q, k, v):
         B,T,H,_ = q.shape
         G = k.shape[2]
         if H % G or q.dtype != torch.float32 or torch.is_autocast_enabled('cpu') or not (torch.is_grad_enabled() and q.requires_grad):
             return attention(q, k, v, alibi_bias(H, T) if sight.alibi else None)
-        if sight.alibi and G not in strips: strips[G] = _strip(H, G, T, block_rows(T))
-        return _Blocked.apply(q, k, v, strips.get(G), block_rows(T), kept_weights(B, H, T) > 0)
+        return _Blocked.apply(q, k, v, slopes, block_rows(T), kept_weights(B, H, T) > 0)
     return mix

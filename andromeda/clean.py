@@ -158,7 +158,7 @@ def failed(
     row = {k: np.float32(v) for k,v in measured.items() if k != 'language'}
     return [dict(rule=r.name, value=float(v), threshold=float(r.threshold)) for r in rules if r.fails(v := values_of(r.signal, row))]
 
-# %% ../nbs/11_clean.ipynb #11-9ff98a51
+# %% ../nbs/11_clean.ipynb #11-ea312363
 def clean(
     documents:Artefact,      # Made by `read_source`
     out:Path,                # Usually home/clean/NAME
@@ -197,7 +197,7 @@ def _check(rules, own):
     for name in {name for r in rules for name in signals_of(r.signal)}:
         if name not in SIGNALS and name not in own: raise unknown('signal', name, [*SIGNALS, *own])
 
-_VERSION = 5      # raised when the same documents give other columns
+_VERSION = 6      # raised when the same documents give other columns
 
 def _known_files(out, how, keys, documents):
     "For each part that is not taken over whole, the files of the earlier artefact in `out`, made the same way, that hold some of its documents."
@@ -211,9 +211,12 @@ def _known_files(out, how, keys, documents):
     new = [p for p,key in keys.items() if p not in kept or kept[p]['key'] != key] if where else []
     return {p: sorted({where[id] for id in _ids(documents/p/'documents.parquet') if id in where}) for p in new}
 
-def _ids(path):
+def _ids(path): return _table(path, ['id'])['id'].to_pylist()
+
+def _table(path, columns=None):
+    "Columns of a file, without what `read_table` loads to read folders of them."
     import pyarrow.parquet as pq
-    return pq.read_table(path, columns=['id'], use_threads=False)['id'].to_pylist()
+    with pq.ParquetFile(path, pre_buffer=False) as f: return f.read(columns, use_threads=False)
 
 def _total(documents, counts):
     "Counts over the parts. Says where own signals raised; refuses an empty result."
@@ -231,7 +234,7 @@ def _source_of(function):
     except (OSError, TypeError, AttributeError): raise ValueError(f"The signal {function!r} has no source code that could be recorded: "
                                                                   "pass a function that is defined in a file or a notebook.") from None
 
-# %% ../nbs/11_clean.ipynb #11-cc5efe5e
+# %% ../nbs/11_clean.ipynb #11-164181dd
 def clean_part(item:dict, out:Path)->dict:
     "Task for `engine.run`: the documents of one part with signals, failed rules and digest."
     import pyarrow as pa, pyarrow.parquet as pq
@@ -241,7 +244,7 @@ def clean_part(item:dict, out:Path)->dict:
         nothing,known = pa.RecordBatch.from_pylist([], source.schema_arrow),_Known(item['known'])
         for batch in (*(() if source.metadata.num_rows else (nothing,)), *source.iter_batches(500)):
             table = _clean_batch(pa.Table.from_batches([batch]), item, known)
-            writer = writer or pq.ParquetWriter(out/'documents.parquet', table.schema, compression='zstd')
+            writer = writer or pq.ParquetWriter(out/'documents.parquet', table.schema, compression='zstd', use_dictionary=['source', 'file', 'language'], write_statistics=[*SIGNALS])
             writer.write_table(table)
             _count(table, counts, reasons)
             if not first and (i := next((i for i,what in enumerate(table['quarantined'].to_pylist()) if what), None)) is not None:
@@ -252,8 +255,8 @@ def clean_part(item:dict, out:Path)->dict:
 class _Known:
     "Documents of an earlier artefact, by id."
     def __init__(self, paths:list[Path]):
-        import pyarrow as pa, pyarrow.parquet as pq
-        self.table = pa.concat_tables([pq.read_table(p, use_threads=False) for p in paths]) if paths else None
+        import pyarrow as pa
+        self.table = pa.concat_tables([_table(p) for p in paths]) if paths else None
         self.place = {id: i for i,id in enumerate(self.table['id'].to_pylist())} if paths else {}
 
     def places(self, ids:list[str], texts)->list[int|None]:

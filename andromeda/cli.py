@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['main', 'run_command']
 
-# %% ../nbs/60_cli.ipynb #60-0f38fbbd
-import argparse, errno, json, math, os, shlex, sys
+# %% ../nbs/60_cli.ipynb #60-822fd521
+import argparse, errno, gc, json, math, os, shlex, sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-ddad6a96
+# %% ../nbs/60_cli.ipynb #60-ea79741b
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -158,7 +159,7 @@ def _sources(args):
     catalogue = read_catalogue(args.sources)
     found = [find_source(catalogue, n) for n in args.names] or [s for t in TIERS for s in catalogue.values() if s.tier == t]
     if args.what == 'check':
-        rows = check_all(found)
+        with _bar(args, 'ask for each'): rows = check_all(found)
         if args.json: return _print_json(rows)
         for r in rows: print(f"{'yes' if r['readable'] else 'no ':3}  {r['source']:{max(len(r['source']) for r in rows)}}  {r['says']}")
         return
@@ -228,8 +229,10 @@ def _sweep(args):
     if args.worker is not None: return print(f'{work(sweep, worker=args.worker)} trials done')
     if args.promote: return print(f'{promote(sweep, args.promote).name}: {sweep.folder/(args.promote+".toml")}')
     said = ''
-    for _ in run_sweep(sweep, args.workers):
-        if str(sweep) != said: print(said := str(sweep), file=sys.stderr, flush=True)
+    with _bar(args, 'sweep', 'trial') as show:
+        for rows in run_sweep(sweep, args.workers):
+            show(sum(r['state'] not in ('waiting', 'running') for r in rows), len(rows))
+            if not sys.stderr.isatty() and str(sweep) != said: print(said := str(sweep), file=sys.stderr, flush=True)     # no terminal: a line for each change
     shown = {k: k for k in ('trial', 'state', 'value', *sweep.space, 'why')}
     rows = sorted(trials(sweep), key=lambda r: (r['value'] is None, r['value'] or 0))
     print(table_text([{k: (f'{v:.4g}' if isinstance(v, float) else '' if v is None else v) for k,v in r.items() if k in shown} for r in rows], shown))
@@ -239,8 +242,9 @@ def _advise(args):
     from andromeda.runs import Run
     if not (args.folder/'recipe.json').exists(): raise ValueError(f"{args.folder} is not one run: give the folder of the run, as `andromeda runs` names it.")
     run = Run(args.folder)
-    if found := advise(run): return print(*found, sep='\n')
-    print('Nothing that is sure enough to act on.', *([f'A suspicion: {f}'] if (f := lead(run)) else []), sep='\n')
+    with _bar(args, 'look at the run'): weak = lead(run) if not (found := advise(run)) else None
+    if found: return print(*found, sep='\n')
+    print('Nothing that is sure enough to act on.', *([f'A suspicion: {weak}'] if weak else []), sep='\n')
 
 def _train(args):
     from andromeda.journey import check_recipe, train_folder
@@ -267,15 +271,16 @@ def _train(args):
 
 def _made(recipes, out, catalogue):
     "Folders of the runs of these recipes, their data prepared."
+    from andromeda.engine import progress_bar
     from andromeda.journey import prepare
     from andromeda.runs import create_run
     made = []
     for r in recipes:
         p = prepare(r.corpus, out, catalogue)
-        made.append(create_run(out/'runs'/r.name, r, p.tiers, p.shards, p.tokenizer).folder)
+        with progress_bar('plan the run'): made.append(create_run(out/'runs'/r.name, r, p.tiers, p.shards, p.tokenizer).folder)
     return made
 
-# %% ../nbs/60_cli.ipynb #60-33102c43
+# %% ../nbs/60_cli.ipynb #60-ef07f8b9
 def _data_commands(command):
     "The steps before training."
     p = _road(command('clean', _clean, 'Read and clean the sources of a recipe; say what each rule removes, and what another threshold would keep.'))
@@ -294,7 +299,12 @@ def _data_commands(command):
 def _steps(args, until):
     from andromeda.journey import prepare
     recipes,out,catalogue = _asked(args)
-    return prepare(recipes[0].corpus, out, catalogue, args.workers, args.backend, until=until)
+    return prepare(recipes[0].corpus, out, catalogue, args.workers, args.backend, until=until, quiet=args.json)
+
+def _bar(args, what, unit=''):
+    "Progress for a person; see `progress_bar`."
+    from andromeda.engine import progress_bar
+    return progress_bar(what, unit, quiet=getattr(args, 'json', False))
 
 def _clean(args):
     from andromeda.clean import load_signals, removals, restore, what_if
@@ -303,9 +313,9 @@ def _clean(args):
     _apart('--show', args.show, '--json', args.json)
     thresholds = dict(_threshold(word) for word in args.what_if)
     p = _steps(args, 'clean')
-    rows = [dict(tier=p.tiers[n], source=n) | totals(files) for n,files in account(p.documents, p.cleaned, p.duplicates, p.leaked).items()]
+    with _bar(args, 'count'): rows = [dict(tier=p.tiers[n], source=n) | totals(files) for n,files in account(p.documents, p.cleaned, p.duplicates, p.leaked).items()]
     rules = [dict(source=n, rule=rule, documents=count) for n,a in p.cleaned.items() for rule,count in a.counts['rules'].items() if count]
-    other = what_if(load_signals(p.cleaned, p.tiers), thresholds) if thresholds else []
+    with _bar(args, 'count again'): other = what_if(load_signals(p.cleaned, p.tiers), thresholds) if thresholds else []
     if args.json: return _print_json(dict(sources=rows, rules=rules, what_if=other))
     print(table_text(rows), table_text(rules), sep='\n\n')
     if other:
@@ -335,8 +345,9 @@ def _tokenizer(args):
         pieces = [dict(id=i, text=ours.decode([i])) for i in ours.encode(args.text)]
         if args.json: return _print_json(pieces)
         return print(f"{len(pieces)} tokens for {len(args.text.encode())} bytes:", '|'.join(visible(t['text'], lines=False) for t in pieces))
-    texts = {n: [d['text'] for d in p.left(n, ['id', 'group', 'text', 'meta']) if p.splits[n].of(d) == 'validation'] for n in p.tiers}
-    found = compare({'this one': ours} | {str(f): Encoder(f) for f in args.against}, {n: t for n,t in texts.items() if t})
+    with _bar(args, 'measure on validation text'):
+        texts = {n: [d['text'] for d in p.left(n, ['id', 'group', 'text', 'meta']) if p.splits[n].of(d) == 'validation'] for n in p.tiers}
+        found = compare({'this one': ours} | {str(f): Encoder(f) for f in args.against}, {n: t for n,t in texts.items() if t})
     print(found) if not args.json else _print_json(dict(rows=found.rows, worst=found.worst))
 
 def _shards(args):
@@ -347,7 +358,10 @@ def _shards(args):
     p = _steps(args, 'shards')
     shards = {n: Shards(a) for n,a in p.shards.items()}
     if args.verify:
-        for s in shards.values(): s.verify()
+        with _bar(args, 'read every file', 'source') as show:
+            for i,s in enumerate(shards.values(), 1):
+                s.verify()
+                show(i, len(shards))
         if not args.json: print('every file is as it was written')
     if args.where:
         source,_,token = args.where.rpartition(':')
@@ -359,7 +373,7 @@ def _shards(args):
     rows = [dict(tier=p.tiers[n], source=n) | {f'{s} tokens': a.counts[f'{s}_tokens'] for s in SPLITS} | dict(bytes=sum(f[0] for f in a.manifest['files'].values())) for n,a in p.shards.items()]
     print(table_text(rows, formats=dict(bytes=bytes_text))) if not args.json else _print_json(rows)
 
-# %% ../nbs/60_cli.ipynb #60-7fa5d1f2
+# %% ../nbs/60_cli.ipynb #60-3b11748a
 def _model_commands(command):
     "What is done with finished work."
     p = command('export', _export, 'Write the model of a run for other tools: a folder of transformers, or one file of safetensors.')
@@ -373,9 +387,22 @@ def _model_commands(command):
     p.add_argument('--shots', type=int, help='examples in front of each question (default: none)')
     p.add_argument('--limit', type=int, help='no more than so many questions of each task')
     p.add_argument('--step', type=int, help='the checkpoint (default: the newest)')
+    p.add_argument('--heads', action='store_true', help='ask the heads that `andromeda tune` trained from this checkpoint, not the model itself')
     p.add_argument('--against', type=Path, metavar='RUN', help='another run, to be asked the same and compared question by question')
     p.add_argument('--harness', type=lambda words: words.split(','), metavar='A,B', help='tasks of lm-evaluation-harness, run by it')
     p.add_argument('--harness-files', type=Path, metavar='FOLDER', help='with --harness: task files of yours')
+    p.add_argument('--json', action='store_true', help='for machines')
+    p = command('tune', _tune, 'Train a head for each task on its training split, from the model of a run, and keep it there; `andromeda eval --heads` asks it.')
+    p.add_argument('folder', type=Path, help='the run')
+    p.add_argument('--tasks', type=lambda words: words.split(','), required=True, metavar='A,B', help='tasks or suites with the same answers in every question, a number, or a piece of a passage: glue, boolq, squad, ..')
+    p.add_argument('--data', type=Path, metavar='FOLDER', help='where the texts are: sst2.train.jsonl, rte/train.parquet, .. (default: the Hub)')
+    p.add_argument('--limit', type=int, help='no more than so many texts of each task')
+    p.add_argument('--step', type=int, help='the checkpoint (default: the newest)')
+    p.add_argument('--epochs', type=int, default=3, help='times that each text is read (default 3)')
+    p.add_argument('--peak-lr', type=float, default=5e-5, help='the highest learning rate (default 5e-5, for 100M parameters or more)')
+    p.add_argument('--batch', type=int, default=32, help='texts in a step (default 32)')
+    p.add_argument('--length', type=int, help='tokens read of each text (default: as many as the model can)')
+    p.add_argument('--seed', type=int, default=0, help='of the order of the texts, and of the head (default 0)')
     p.add_argument('--json', action='store_true', help='for machines')
     p = command('report', _report, 'Draw the report of a folder again, and print its summary; of several folders, one report with all beside each other.')
     p.add_argument('folder', type=Path, nargs='+', help='what was given to `andromeda run` as --out')
@@ -383,16 +410,17 @@ def _model_commands(command):
     p.add_argument('--json', action='store_true', help='for machines: all of its numbers')
 
 def _export(args):
-    from andromeda.convert import save_model, to_transformers
-    from andromeda.runs import run_artefact
-    from andromeda.tokenizer import END_ID
-    from andromeda.trainer import trained_model
     run = _one_run(args.folder)
     if args.to.suffix == '.safetensors': file_place(args.to)
     elif args.to.exists() and not args.to.is_dir(): raise ValueError(f"{args.to} is a file: give a new folder, or a name that ends in .safetensors.")
-    model = trained_model(run, args.step)
-    if args.to.suffix == '.safetensors': print(save_model(model, args.to))
-    else: print(to_transformers(model, args.to, run_artefact(run, run.plan['tokenizer'])/'tokenizer.json', END_ID))
+    with _bar(args, 'export'):
+        from andromeda.convert import save_model, to_transformers      # loads torch, which takes a while
+        from andromeda.runs import run_artefact
+        from andromeda.tokenizer import END_ID
+        from andromeda.trainer import trained_model
+        model = trained_model(run, args.step)
+        made = save_model(model, args.to) if args.to.suffix == '.safetensors' else to_transformers(model, args.to, run_artefact(run, run.plan['tokenizer'])/'tokenizer.json', END_ID)
+    print(made)
 
 def _one_run(folder):
     from andromeda.runs import Run
@@ -401,18 +429,30 @@ def _one_run(folder):
     run.plan                                        # which says what is wrong if it is another one's recipe.json
     return run
 
+@contextmanager
+def _loading():
+    "Without Python's collector of cycles, which looks through all that is imported again and again: a tenth of the CPU time of loading torch (data/records/eval.jsonl)."
+    on = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if on: gc.enable()
+
 def _eval(args):
-    from andromeda.scoreboard import board, duel, looks, score_run, standings
-    from andromeda.tasks import find_tasks
-    from andromeda.view import table_text
     for what in ('shots', 'limit'):
         if (n := getattr(args, what)) is not None and n < (what == 'limit'): raise ValueError(f"--{what} is {n}, expected {int(what == 'limit')} or more.")
     run = _one_run(args.folder)
     _goes_with('--harness-files', args.harness_files, '--harness', args.harness)
     for what in ('tasks', 'data', 'against'): _apart(f'--{what}', getattr(args, what), '--harness', args.harness)
     if args.harness: return _eval_harness(args, run)
+    if args.heads and (args.shots or not args.tasks): raise ValueError("--heads asks what was trained for --tasks, without examples: name the tasks, and leave --shots out.")
+    with _bar(args, 'load'), _loading():
+        from andromeda.scoreboard import board, duel, looks, score_run, standings
+        from andromeda.tasks import find_tasks
+        from andromeda.view import table_text
     other,tasks = args.against and _one_run(args.against), find_tasks(args.tasks)
-    ask = lambda r, step: score_run(r, tasks, step, args.data, args.shots or 0, args.limit)
+    def ask(r, step):
+        with _bar(args, f'ask {r.folder.name}', 'answer') as show: return score_run(r, tasks, step, args.data, args.shots or 0, args.limit, heads=args.heads, progress=show)
     found = ask(run, args.step)
     rows = standings(run, found, tasks)
     pairs = duel(found, ask(other, None)) if other else []
@@ -423,13 +463,24 @@ def _eval(args):
     for o in found.values():
         if o.notes.get('looks'): print(f"\nThe test split of {o.task} was looked at {o.notes['looks']} time(s) for this run.")
 
+def _tune(args):
+    from andromeda.scoreboard import tune_run
+    from andromeda.tasks import find_tasks
+    from andromeda.view import table_text
+    how = {k: getattr(args, k) for k in ('epochs', 'peak_lr', 'batch', 'length', 'seed')}
+    for what in ('limit', 'epochs', 'batch', 'length'):
+        if (n := getattr(args, what)) is not None and n < 1: raise ValueError(f"--{what} is {n}, expected 1 or more.")
+    notes = tune_run(_one_run(args.folder), find_tasks(args.tasks), args.step, args.data, args.limit, **how)
+    if args.json: return _print_json(notes)
+    print(table_text([dict(task=n['task'], step=n['step'], texts=n['texts'], steps=len(n['losses']), first_loss=f"{n['losses'][0]:.3f}", last_loss=f"{n['losses'][-1]:.3f}") for n in notes.values()]))
+
 def _eval_harness(args, run):
     from andromeda.harness import headline, run_harness
     from andromeda.runs import run_artefact
     from andromeda.tokenizer import Encoder
     from andromeda.trainer import trained_model
     from andromeda.view import table_text
-    results = run_harness(trained_model(run, args.step), Encoder(run_artefact(run, run.plan['tokenizer'])), args.harness, args.harness_files, args.shots, args.limit)
+    with _bar(args, 'the harness asks'): results = run_harness(trained_model(run, args.step), Encoder(run_artefact(run, run.plan['tokenizer'])), args.harness, args.harness_files, args.shots, args.limit)
     print(table_text(headline(results))) if not args.json else _print_json(results['results'])
 
 def _report(args):
@@ -444,12 +495,13 @@ def _report(args):
     if len(results) < len(args.folder): raise ValueError("Two of the folders have the same name, by which their models are told apart: rename one.")
     result = next(iter(results.values()))
     if args.out: file_place(args.out)
-    if len(results) == 1:
-        write_report(result, args.folder[0])
-        if args.out: write_atomic(args.out, render(result))
-    else:
-        result = beside(results, {f"{folder.resolve().name}: {m}": read_json(folder/'runs'/found['run']/'recipe.json')['recipe'] for folder in args.folder
-                                  for m,found in results[folder.resolve().name]['models'].items()})
-        write_atomic(args.out or Path('comparison.html'), render(result))
+    with _bar(args, 'draw'):
+        if len(results) == 1:
+            write_report(result, args.folder[0])
+            if args.out: write_atomic(args.out, render(result))
+        else:
+            result = beside(results, {f"{folder.resolve().name}: {m}": read_json(folder/'runs'/found['run']/'recipe.json')['recipe'] for folder in args.folder
+                                      for m,found in results[folder.resolve().name]['models'].items()})
+            write_atomic(args.out or Path('comparison.html'), render(result))
     print(summary_text(result)) if not args.json else _print_json(result)
     if len(results) > 1 and not args.json: print(f"\nreport: {args.out or 'comparison.html'}")

@@ -79,7 +79,7 @@ def read_jsonl(path:Path)->list[dict]:
     except ValueError as e:
         raise ValueError(f"{path} holds a line that is not JSON ({e}): the file is damaged; restore or delete it.") from e
 
-# %% ../nbs/00_core.ipynb #00-b9adf2e5
+# %% ../nbs/00_core.ipynb #00-fb801588
 def plain(obj):
     "`obj` as JSON can hold it: dataclasses to dicts, tuples and sets to lists, paths to strings."
     if is_dataclass(obj): return plain(asdict(obj))
@@ -102,9 +102,9 @@ def drawn(
 
 def sha256_file(path:Path)->str:
     "SHA-256 of a file's content, in hexadecimal."
-    h = hashlib.sha256()
-    with open(path, 'rb') as f:
-        while block := f.read(1<<20): h.update(block)
+    h,block = hashlib.sha256(),memoryview(bytearray(1<<18))       # one block for all: a new one for each costs as much as the hash
+    with open(path, 'rb', buffering=0) as f:
+        while n := f.readinto(block): h.update(block[:n])
     return h.hexdigest()
 
 # %% ../nbs/00_core.ipynb #00-016
@@ -169,7 +169,7 @@ def locked(path:Path)->Iterator[None]:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
-# %% ../nbs/00_core.ipynb #00-724fb9b9
+# %% ../nbs/00_core.ipynb #00-eafe6014
 def build(
     out:Path,                          # Folder to make
     *,
@@ -218,18 +218,24 @@ def _seal(folder:Path, manifest:dict, earlier:Artefact|None=None):
 
     A file that is a link to the one of that name in `earlier` keeps its record: it is on the disk, and was hashed when it was committed.
     """
-    known = earlier.manifest['files'] if earlier else {}
-    for p in [p for p in folder.rglob('.*')]:
-        if p.is_dir(): shutil.rmtree(p)
-        else: p.unlink(missing_ok=True)
-    files = {}
-    for p in sorted(p for p in folder.rglob('*') if p.is_file()):
-        name = str(p.relative_to(folder))
-        if name in known and (earlier/name).exists() and (earlier/name).samefile(p): files[name] = known[name]
-        else:
-            with open(p, 'rb') as f: os.fsync(f.fileno())
-            files[name] = [p.stat().st_size, sha256_file(p)]
+    known,files = earlier.manifest['files'] if earlier else {}, {}
+    for at,below,names in os.walk(folder):
+        for hidden in [n for n in below if n.startswith('.')]: shutil.rmtree(os.path.join(at, hidden))
+        below[:] = sorted(n for n in below if not n.startswith('.'))
+        for n in sorted(names):
+            path = os.path.join(at, n)
+            name = os.path.relpath(path, folder)
+            if n.startswith('.'): os.unlink(path)
+            elif name in known and _same(path, earlier/name): files[name] = known[name]
+            else:
+                with open(path, 'rb') as f: os.fsync(f.fileno())
+                files[name] = [os.stat(path).st_size, sha256_file(path)]
     write_json(folder/'manifest.json', manifest | dict(files=files))
+
+def _same(one, other):
+    "Whether two names are of one file."
+    try: return os.path.samefile(one, other)
+    except FileNotFoundError: return False
 
 # %% ../nbs/00_core.ipynb #00-030
 def lineage(

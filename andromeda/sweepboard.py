@@ -111,7 +111,7 @@ def trials_html(
     heads |= dict(why='why') if any(r['why'] for r in rows) else {}
     return table(shown, heads, dict(value='.4f', done='.0%'), most=most)
 
-# %% ../nbs/52_sweepboard.ipynb #52-25dc7e80
+# %% ../nbs/52_sweepboard.ipynb #52-6f27f02b
 @dataclass(frozen=True)
 class Scale:
     "An axis: where the values of a place stand between its ends."
@@ -130,6 +130,11 @@ class Scale:
         x = self.on_line(value)
         return None if x is None else (x-self.low)/(self.high-self.low)
     def back(self, share:float)->float: return self.low+share*(self.high-self.low)
+    def between(self, low:float, high:float)->str:
+        "What stands between two shares, in words."
+        low,high = self.back(low),self.back(high)
+        if self.words: return ', '.join(str(w) for i,w in enumerate(self.words) if low <= i <= high) or 'none'
+        return ' to '.join(f'{math.exp(x) if self.log else x:.3g}' for x in (low, high))
 
     @property
     def marks(self)->list[tuple[float,str]]:
@@ -190,7 +195,7 @@ def _trial_line(r, d, ink, width, faint, dashes=''):
     return (f'<path d="{d}" fill="none" style="stroke:{ink}" stroke-width="{width}" stroke-opacity="{faint}" stroke-linejoin="round" stroke-dasharray="{dashes}"></path>'
             f'<path d="{d}" fill="none" stroke="currentColor" stroke-opacity="0" stroke-width="9" data-am="trial {r["trial"]}" style="cursor:pointer"><title>{what}</title></path>')
 
-# %% ../nbs/52_sweepboard.ipynb #52-0b98fc7c
+# %% ../nbs/52_sweepboard.ipynb #52-c76cedb1
 def parallel_html(
     axes:list[Scale],
     rows:list[dict],
@@ -213,12 +218,14 @@ def parallel_html(
     for i,a in enumerate(axes):
         x = place[a.name]
         body += [_rule(f'M{x:.1f} {top}V{bottom}', .6), _text(x, 14, _cut(visible(a.name, lines=False), max(6, int(gap/7.5))), 'middle')]
-        body += [_rule(f'M{x-4:.1f} {y(s):.1f}H{x:.1f}', .6) + _text(x-14, y(s)+4, _cut(visible(t, lines=False), 14), 'end') for s,t in a.marks if -.001 <= s <= 1.001]
-        body.append(f'<rect data-am-brush="{i} {top} {bottom}" x="{x-11:.1f}" y="{top}" width="22" height="{bottom-top}" style="fill:#77777718"></rect>')
+        body += [_rule(f'M{x-4:.1f} {y(s):.1f}H{x:.1f}', .6) + _text(x-14, y(s)+4, _cut(visible(t, lines=False), 14), 'end', over=True) for s,t in a.marks if -.001 <= s <= 1.001]
+        low,high = (min(1, max(0, (e-a.low)/(a.high-a.low))) for e in brushes.get(a.name, (a.low, a.high)))
+        ends,said = (f' {low:.6f} {high:.6f}', a.between(low, high)) if a.name in brushes else ('', 'all')
+        body.append(f'<rect data-am-brush="{i} {top} {bottom}{ends}" x="{x-11:.1f}" y="{top}" width="22" height="{bottom-top}" style="fill:#77777718" tabindex="0" role="slider" '
+                    f'aria-orientation="vertical" aria-label="select by {safe(a.name, lines=False)}" aria-valuemin="0" aria-valuemax="1" aria-valuenow="{high:.6f}" aria-valuetext="{safe(said, lines=False)}"></rect>')
         if a.name in brushes:
-            low,high = (min(1, max(0, (e-a.low)/(a.high-a.low))) for e in brushes[a.name])
             body.append(f'<rect class="am-brushed" x="{x-11:.1f}" y="{y(high):.1f}" width="22" height="{y(low)-y(high):.1f}" style="fill:#D55E0055;pointer-events:none"></rect>')
-    note = 'Drag along an axis to select; click on it to select all again. Dashed: no value (× ended, … trains).'
+    note = 'Drag along an axis to select (keys: ↑ ↓ move the upper end, with Shift the lower); click on it, or Escape, to select all again. Dashed: no value (× ended, … trains).'
     return _figure('places and values', f'<div class="am-legend">{_key(rows, brushed, chosen, bool(brushes))}</div>', '\n'.join(body), note, width, height)
 
 # %% ../nbs/52_sweepboard.ipynb #52-c78dccaa
@@ -336,7 +343,7 @@ class _Deeds:
     def _keep(self):
         with self.lock: write_json(self.sweep.folder/'board.json', dict(brushes=self.brushes, trial=self.trial.value))
 
-# %% ../nbs/52_sweepboard.ipynb #52-856b30c2
+# %% ../nbs/52_sweepboard.ipynb #52-9664287f
 class SweepBoard(_Deeds, Panel):
     """Watch and steer a sweep. Whatever shows it may go away: the workers do not notice, and another board on the same folder shows the same.
 
@@ -367,8 +374,8 @@ class SweepBoard(_Deeds, Panel):
         self.name = w.Text(f'{self.sweep.recipe.name}-best'[:64], description='promote as', layout=dict(width='250px'), style=short('80px'))
         self.promote,self.clear = button('promote', 'arrow-up', self._promote, 'write the recipe of this trial to a file'),button('select all', 'eraser', self._clear, 'take away all brushes')
         self.said = w.Label()
-        self.status,self.importance = clickable(Html()),clickable(Html())
-        self.parallel,self.curves,self.table,self.detail = (clickable(Html(), self._told) for _ in range(4))
+        self.status,self.importance,self.detail = (clickable(Html()) for _ in range(3))
+        self.parallel,self.curves,self.table = (clickable(Html(), self._told) for _ in range(3))
         for panel,name in ((self.status, 'am-status'), (self.parallel, 'am-parallel'), (self.curves, 'am-curves'), (self.table, 'am-trials'), (self.detail, 'am-detail'), (self.said, 'am-said')):
             panel.add_class(name)
         self.trial.observe(lambda _: (self._keep(), self.update(force=True)), 'value')

@@ -20,7 +20,7 @@ from .core import unknown
 from .likelihood import Cut, cut, likelihoods
 from .metrics import compare_means, compare_tables, confusion, correlation_interval, exact_match, mean_interval, share_interval, table_interval, token_f1
 
-# %% ../nbs/41_tasks.ipynb #41-5c51c54a
+# %% ../nbs/41_tasks.ipynb #41-489d76bb
 @dataclass(frozen=True)
 class Task:
     "How the records of a data set are asked and marked."
@@ -35,6 +35,7 @@ class Task:
     worth:Callable[[dict,Question],dict]|None = None   # Marks of each choice, by the name of the measure, where more than one may be right
     grade:Callable[[dict],float]|None = None       # The right number, where the answer is one
     texts:tuple[str,...] = ()                      # Fields that a head reads: one or two
+    span:Callable[[dict],dict]|None = None         # question, context and answers, where an answer is a piece of the context: what a head is trained to find
     suite:str = ''
 
 # %% ../nbs/41_tasks.ipynb #41-cf0664b4
@@ -134,7 +135,7 @@ class Outcome:
 
     def __repr__(self): return f"{self.task}, {self.shots} examples: " + ', '.join(str(measure(self, m)) for m in self.measures) if self.answers else f'{self.task}: no questions'
 
-# %% ../nbs/41_tasks.ipynb #41-e90e88f5
+# %% ../nbs/41_tasks.ipynb #41-d3c8ab1e
 def ask_model(
     model,                       # An `LM` that writes
     encoder,                     # Its `Encoder`
@@ -143,11 +144,12 @@ def ask_model(
     examples:Sequence[Item]=(),  # Put in front of each question, with their answers: the same for all
     batch_tokens:int=1024,       # See `likelihood.likelihoods`
     begin:int|None=None,         # See `likelihood.cut`
+    progress:Callable[[int,int],None]=lambda done,total: None,   # Called with answers done and all answers
 )->Outcome:
     "Every question put to the model; with `examples` in front, two line breaks after each, as in the usual harness."
     before = ''.join(e.answered()+'\n\n' for e in examples)
     asked = [replace(q, context=before+q.context) for i in items for q in i.asked]
-    found = likelihoods(model, cut(encoder, asked, begin), batch_tokens)
+    found = likelihoods(model, cut(encoder, asked, begin), batch_tokens, progress)
     answers,at = [],0
     for i in items:
         n = len(i.asked)
@@ -221,7 +223,7 @@ MEANS = ('accuracy', 'accuracy_bytes', 'accuracy_chars', 'exact_groups', 'best_f
 LOWER = ('perplexity', 'bits_per_byte')                         # where less is better
 MEASURES = (*MEANS, *TABLES, *CORRELATIONS, 'last_word', *LOWER)
 
-# %% ../nbs/41_tasks.ipynb #41-44b29030
+# %% ../nbs/41_tasks.ipynb #41-665b3394
 def _expected(a):
     if a.said is not None: return a.said
     p = np.exp(np.array(a.log_p)-max(a.log_p))
@@ -255,7 +257,8 @@ def measure(
     value,random,*constant = each.mean(0)
     whole = ((each[:, 0] == 0) | (each[:, 0] == 1)).all()
     interval = share_interval(each[:, 0].sum(), len(each)) if whole else mean_interval(each[:, 0])
-    return Figure(name, float(value), *interval, len(each), float(random), float(max(constant)))
+    chosen = any(len(a.log_p) > 1 for a in answers)       # where there is nothing to choose from, no choice is a baseline
+    return Figure(name, float(value), *interval, len(each), float(random) if chosen else None, float(max(constant)) if chosen else None)
 
 def _surprise(answers, name):
     "Perplexity of the right choice as a whole, or its bits per byte."
@@ -293,7 +296,7 @@ def compare_outcomes(
     low,high = np.quantile([gain(i) for i in picks], [.025, .975])
     return float(gain(slice(None))), float(low), float(high)
 
-# %% ../nbs/41_tasks.ipynb #41-ec73999b
+# %% ../nbs/41_tasks.ipynb #41-8777874d
 def _clean_hellaswag(text):
     "Without the marks of the site it was taken from."
     return re.sub(r'\[.*?\]', '', text.strip().replace(' [title]', '. ')).replace('  ', ' ')
@@ -320,11 +323,19 @@ def _winogrande(r):
     label = _number(int(r['answer'])-1, 2)
     return [Question(before+r[option], (f' {after.strip()}',), label) for option in ('option1', 'option2')]
 
+def _span(r):
+    "Also as the Hub has it, with `answers` a column of texts and one of places."
+    return dict(question=r['question'], context=r['context'], answers=list(r['answers']['text'] if isinstance(r['answers'], dict) else r['answers']))
+
+def _squad(r):
+    "How well the first reference is foreseen; which piece of the passage is the answer, a head is asked."
+    return Question(f"{r['context']}\nQuestion: {r['question']}\nAnswer:", (f" {_span(r)['answers'][0]}",), 0)
+
 def _number(value, n):
     if str(value).strip() in ('', '-1') or not 0 <= int(value) < n: raise ValueError(f"unlabelled: the label is {value!r}")
     return int(value)
 
-# %% ../nbs/41_tasks.ipynb #41-b242a0bd
+# %% ../nbs/41_tasks.ipynb #41-4bab4c69
 def _boolq(r):
     "Also as Google published it, with `answer` true or false."
     if 'label' not in r and isinstance(r.get('answer'), bool): r = r | dict(label=int(r['answer']))
@@ -370,6 +381,7 @@ def _named():
     add('openbookqa', _lettered(lambda r: r['question_stem']), both[::-1], hub=dict(id='allenai/openbookqa', config='main'), suite='unseen')
     add('sciq', _sciq, both, hub=dict(id='allenai/sciq'), suite='unseen')
     add('lambada', _lambada, ('last_word', 'perplexity'), hub=dict(id='EleutherAI/lambada_openai', config='default'), split='test', train=None, suite='unseen')
+    add('squad', _squad, ('bits_per_byte',), hub=dict(id='rajpurkar/squad', config='plain_text'), span=_span, suite='SQuAD')
     add('winogrande', _winogrande, ('accuracy',), hub=dict(id='allenai/winogrande', config='winogrande_xl'), suite='unseen')
     return tasks
 

@@ -199,7 +199,7 @@ def _tick_texts(
     texts = [short(v, 4) for v in ticks]
     return texts if len(set(texts)) == len(texts) else [short(v, 12) for v in ticks]
 
-# %% ../nbs/01_view.ipynb #01-5b1d728c
+# %% ../nbs/01_view.ipynb #01-26a9ab2e
 PALETTE = '#0072B2', '#D55E00', '#009E73', '#B0568D', '#A67500', '#777777'
 _DASHES = '', '', '', '7 3', '2 3', '9 3 2 3'
 
@@ -226,8 +226,10 @@ def _text(
     x:float, y:float,  # Where, in pixels
     text:object,       # What; made safe here
     anchor:str='start',# 'start', 'middle' or 'end' of the text stands at x
+    over:bool=False,   # Lines may pass behind: with a rim in the colour of the page
 )->str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor">{safe(text, lines=False)}</text>'
+    rim = ' style="paint-order:stroke;stroke:var(--jp-layout-color0, Canvas);stroke-width:4px"' if over else ''
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor"{rim}>{safe(text, lines=False)}</text>'
 
 def _rule(
     d:str,             # Where, as the `d` of an SVG path
@@ -244,13 +246,14 @@ def _figure(
     axis:str='',                                # What `clickable` needs to find x again; made here
 )->Html:
     name = safe(title or 'chart', lines=False)
+    role = 'group' if ' tabindex=' in body else 'img'       # parts that can be reached would be hidden in an image
     above = f'<figcaption style="font-weight:600">{name}</figcaption>' if title else ''
     below = f'<div class="am-note" style="font-size:13px;opacity:.75">{safe(note, lines=False)}</div>' if note else ''
     return Html(f'<figure class="am-figure" style="margin:0 0 1em 0;max-width:{width:.0f}px">{above}{legend}'
-                f'<svg viewBox="0 0 {width:.0f} {height:.0f}"{axis} width="100%" role="img" aria-label="{name}" '
+                f'<svg viewBox="0 0 {width:.0f} {height:.0f}"{axis} width="100%" role="{role}" aria-label="{name}" '
                 f'style="font:12px system-ui,sans-serif">\n{body}\n</svg>{below}</figure>')
 
-# %% ../nbs/01_view.ipynb #01-a8e97359
+# %% ../nbs/01_view.ipynb #01-e8e683bf
 def _fits(v)->bool:
     "Can it be placed on an axis? Numbers beyond 1e100 cannot: their differences overflow."
     return _is_number(v) and abs(v) < 1e100
@@ -293,8 +296,8 @@ def _mark_lines(
         left = min(x+4, right-wide)
         row = next((i for i,end in enumerate(ends) if end < left), 2)
         ends[row] = left + wide
-        out.append(_rule(f'M{x:.1f} {24+14*row}V{bottom}', .55, '4 3') + _text(left, 34+14*row, label))
-    return ''.join(out), 24. + 14*sum(e > -99 for e in ends)
+        out.append((_rule(f'M{x:.1f} {24+14*row}V{bottom}', .55, '4 3'), _text(left, 34+14*row, label, over=True)))
+    return ''.join(line for line,_ in out) + ''.join(text for _,text in out), 24. + 14*sum(e > -99 for e in ends)
 
 def curves(
     series:Mapping,       # Name -> (x, y) pairs, x rising; a y that is None or not finite leaves a gap
@@ -442,11 +445,59 @@ def marked(
         out.append(part if shown else f'<mark style="background:#D55E0066;color:inherit">{part}</mark>')
     return Html(''.join(out))
 
-# %% ../nbs/01_view.ipynb #01-271b17b9
+# %% ../nbs/01_view.ipynb #01-b0709221
+_KEYS = """
+function keyboard(box, model, tell) {              // gives what to do after each drawing
+  const aims = new Map(), name = e => e.dataset.am ? `key ${e.dataset.am}` : e.dataset.amBrush ? `brush ${parseInt(e.dataset.amBrush)}` : e.getAttribute('aria-label');
+  const within = (x, low, high) => Math.min(Math.max(x, low), high), range = chart => chart.dataset.amX.split(' ').map(Number);
+  const aim = (chart, x) => {                      // the point of a curve that Enter tells
+    const [left, right, low, high] = range(chart), at = within(x, low, high), px = left + (at - low) / (high - low || 1) * (right - left);
+    const line = chart.querySelector('.am-aim') || chart.appendChild(document.createElementNS(chart.namespaceURI, 'path'));
+    line.setAttribute('class', 'am-aim');
+    line.setAttribute('d', `M${px} 20V${chart.viewBox.baseVal.height - 42}`);
+    chart.setAttribute('aria-valuenow', at);
+    aims.set(name(chart), at);
+  };
+  const brush = (bar, by, lower) => {              // 0: take the selection away
+    let [axis, top, bottom, low = 0, high = 1] = bar.dataset.amBrush.split(' ').map(Number);
+    if (lower) low = within(low + by/20, 0, high - .05); else high = within(high + by/20, low + .05, 1);
+    const all = !by || high - low > .999;
+    bar.dataset.amBrush = [axis, top, bottom, ...(all ? [] : [low, high])].join(' ');
+    model.send({ brush: axis, low: all ? 0 : low, high: all ? 0 : high });
+  };
+  box.addEventListener('focusin', e => { if (e.target.matches('svg[role=slider]')) aim(e.target, aims.get(name(e.target)) ?? range(e.target)[3]); });
+  box.addEventListener('keydown', e => {
+    const at = e.target, by = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1 }[e.key], enter = e.key === 'Enter' || e.key === ' ', chart = at.matches('svg[role=slider]');
+    const next = at.dataset.am && { ArrowRight: at.nextElementSibling, ArrowLeft: at.previousElementSibling }[e.key];
+    if (e.ctrlKey || e.metaKey || e.altKey) return;
+    if (at.dataset.am && enter) tell(e);
+    else if (chart && enter) model.send({ x: aims.get(name(at)), chart: at.getAttribute('aria-label') });
+    else if (chart && by) aim(at, aims.get(name(at)) + by * (range(at)[3] - range(at)[2]) / (e.shiftKey ? 1000 : 100));
+    else if (at.dataset.amBrush && (by || e.key === 'Escape')) brush(at, by || 0, e.shiftKey);
+    else if (next && next.dataset.am) { at.tabIndex = -1; next.tabIndex = 0; next.focus(); }
+    else return;
+    e.preventDefault();
+    e.stopPropagation();
+  });
+  return draw => {
+    const at = box.getRootNode().activeElement, was = at && box.contains(at) && name(at);
+    draw();
+    for (const e of box.querySelectorAll('span[data-am]:first-child')) e.tabIndex = 0;
+    for (const e of box.querySelectorAll('[data-am][tabindex]')) e.setAttribute('role', 'button');
+    for (const e of model.get('tells') ? box.querySelectorAll('svg[data-am-x]') : []) {
+      const [, , low, high] = range(e);
+      for (const [what, value] of Object.entries({ tabindex: 0, role: 'slider', 'aria-valuemin': low, 'aria-valuemax': high, 'aria-valuenow': high })) e.setAttribute(what, value);
+    }
+    if (was) [...box.querySelectorAll('[tabindex]')].find(e => name(e) === was)?.focus({ preventScroll: true });
+  };
+}
+"""
+
+# %% ../nbs/01_view.ipynb #01-935dee93
 _CLICKS = """
 const TAGS = new Set(('b br caption circle code del details div em figcaption figure h3 h4 i ins li mark ol p path pre rect small span strong sub sup '
   + 'summary svg table tbody td text th thead title tr ul').split(' '));
-const ATTRIBUTES = new Set(('aria-label class colspan cx cy d data-am data-am-brush data-am-x fill font height open r role rowspan stroke stroke-dasharray stroke-linejoin '
+const ATTRIBUTES = new Set(('aria-label aria-orientation aria-valuemax aria-valuemin aria-valuenow aria-valuetext class colspan cx cy d data-am data-am-brush data-am-x fill font height open r role rowspan stroke stroke-dasharray stroke-linejoin '
   + 'stroke-opacity stroke-width style tabindex text-anchor title viewbox width x y').split(' '));
 function clean(html) {
   const made = new DOMParser().parseFromString(html, 'text/html');
@@ -459,12 +510,12 @@ function clean(html) {
 }
 export default { render({ model, el }) {
   const box = document.createElement('div');
-  box.className = 'am-clicks';
+  box.className = model.get('tells') ? 'am-clicks am-tells' : 'am-clicks';
   let held = false, late = false;                // nothing is redrawn between press and release: the click would be lost
   const draw = () => {
     if ((late = held)) return;
     const open = [...box.querySelectorAll('details')].map(d => d.open);
-    box.replaceChildren(...clean(model.get('value')));
+    reachable(() => box.replaceChildren(...clean(model.get('value'))));
     box.querySelectorAll('details').forEach((d, i) => { if (open[i]) d.open = true; });
   };
   const brush = down => {                        // a drag along an axis; told as shares of its length, from the bottom
@@ -496,7 +547,7 @@ export default { render({ model, el }) {
   box.addEventListener('pointerdown', () => { held = true; window.addEventListener('pointerup', () => setTimeout(() => { held = false; if (late) draw(); }), { once: true }); });
   box.addEventListener('pointerdown', brush);
   box.addEventListener('click', tell);
-  box.addEventListener('keydown', e => { if (e.key === 'Enter' && e.target.dataset.am) tell(e); });
+  const reachable = keyboard(box, model, tell);
   model.on('change:value', draw);
   draw();
   el.appendChild(box);
@@ -511,7 +562,10 @@ _LOOK = """
 .am-clicks h4, .am-clicks p {margin:.3em 0}
 .am-clicks pre {font-size:12px; line-height:1.4; word-break:normal}
 .am-clicks [data-am]:hover {outline:1px solid currentColor}
-.am-clicks svg[data-am-x] {cursor:crosshair}
+.am-clicks [tabindex]:focus-visible {outline:2px solid var(--am-2, #D55E00); outline-offset:-2px}
+.am-tells svg[data-am-x] {cursor:crosshair}
+.am-clicks .am-aim {stroke:var(--am-2, #D55E00); stroke-width:1.5}
+.am-clicks svg:not(:focus) .am-aim {display:none}
 .am-clicks [data-am-brush] {cursor:ns-resize; touch-action:none}
 .am-clicks .am-brushing {fill:#D55E0066 !important; pointer-events:none}
 [data-jp-theme-light="false"] .am-clicks {--am-1:#56b4e9; --am-2:#f08445; --am-3:#2cc295; --am-4:#d98cba; --am-5:#d9ac3c; --am-6:#a0a6ad}
@@ -522,18 +576,18 @@ def _widget_class():
     import anywidget, traitlets
     class Clickable(anywidget.AnyWidget):
         "Shows `value`; see `clickable`."
-        _esm,_css = _CLICKS,_LOOK
-        value = traitlets.Unicode('').tag(sync=True)
+        _esm,_css = _KEYS+_CLICKS,_LOOK
+        value,tells = traitlets.Unicode('').tag(sync=True),traitlets.Bool(False).tag(sync=True)      # whether somebody listens
     return Clickable
 
 def clickable(
     html:Html,                                       # What is shown first; set `.value` to show something else
-    on_click:Callable[[dict],None]=lambda told: None,  # Called with dict(key=...), dict(x=..., chart=its title) or dict(brush=number of the axis, low=, high=)
+    on_click:Callable[[dict],None]|None=None,        # Called with dict(key=...), dict(x=..., chart=its title) or dict(brush=number of the axis, low=, high=)
 ):  # A widget
     "`html` in a notebook, with clicks. Raises `ValueError` for text that is not an `Html`."
     if not isinstance(html, Html): raise ValueError("clickable shows an Html: make one with table, curves or safe, so that foreign text is escaped.")
-    widget = _widget_class()(value=html)
-    widget.on_msg(lambda _, told, __: on_click(told))
+    widget = _widget_class()(value=html, tells=bool(on_click))
+    if on_click: widget.on_msg(lambda _, told, __: on_click(told))
     return widget
 
 class Panel:

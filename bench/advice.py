@@ -20,7 +20,7 @@ NAMES = {'healthy': None, 'learning rate too high': 'lr_high', 'learning rate to
 def first(a): return next((f.cause for f in advise(a)), None)
 
 
-def main(of=25, healthy=60, begin=30_000):
+def main(of=25, healthy=60, begin=90_000):
     right,wrong = {},collections.Counter()
     for kind in KINDS[1:]:
         told = [first(planted(kind, begin+i)) for i in range(of)]
@@ -34,7 +34,7 @@ def main(of=25, healthy=60, begin=30_000):
         inside.append(low <= float(a.name.split('-')[-1]) <= high)
     real = [json.loads(line) for line in open(ROOT/'data'/'records'/'advice_runs.jsonl')]
     outcome = {r['name']: (r['planted'], first(account_of(r))) for r in real}
-    record = dict(what='advice on planted cases', date=time.strftime('%Y-%m-%d'), numpy=np.__version__, of=of, right=right, wrong=dict(wrong), healthy=healthy,
+    record = dict(what='advice on planted cases', date=time.strftime('%Y-%m-%d'), numpy=np.__version__, seeds_from=begin, of=of, right=right, wrong=dict(wrong), healthy=healthy,
                   false_alarms=sum(t is not None for t in told), alarms=dict(collections.Counter(t for t in told if t)), gain_inside_90=sum(inside)/len(inside), real=outcome)
     with open(ROOT/'data'/'records'/'advice.jsonl', 'a') as f: f.write(json.dumps(record)+'\n')
     print(json.dumps(record, indent=1))

@@ -1,6 +1,6 @@
 """Questions put to a model: andromeda.likelihood beside lm-evaluation-harness's HFLM at its best batch size, the same weights, on one core.
 
-    python bench/eval.py [SET ..]     sets: piqa, boolq, piqa5, arc5, start, bootstrap; default all, a few minutes
+    python bench/eval.py [SET ..]     sets: piqa, boolq, piqa5, arc5, start, bootstrap; default all, some ten minutes
 
 Both sides get strings and give log-likelihoods, so splitting into tokens is in the time. The sides take turns in one process of bench/.venv; figures
 are CPU seconds of one thread, medians of five. The questions are real validation splits (see tests/olmo.py). Appends to data/records/eval.jsonl.
@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(os.environ.get('BENCH_PYTHON', ROOT/'bench'/'.venv'/'bin'/'python'))
 WORK = Path(os.environ.get('BENCH_WORK', '/tmp/andromeda-bench-eval'))
-SETS = dict(piqa=('piqa', 12, 0), boolq=('boolq', 6, 0), piqa5=('piqa', 6, 5), arc5=('arc_easy', 4, 5))      # task, questions, examples in front
+SETS = dict(piqa=('piqa', 48, 0), boolq=('boolq', 20, 0), piqa5=('piqa', 20, 5), arc5=('arc_easy', 12, 5))      # task, questions, examples in front
 REPEATS,BATCHES,VOCAB = 5,(4, 16, 64),50_304
 sys.path[:0] = [str(ROOT), str(ROOT/'tests')]
 
@@ -99,44 +99,55 @@ def compare(name):
                 harness_batch=best, harness_tried={str(k): round(v, 3) for k,v in tried.items()}, largest_relative_difference=max(abs(x-y)/abs(y) for x,y in zip(a, b)), other_choices=wrong, **notes)
 
 
-START = '''
-import sys, time
-from pathlib import Path
-from andromeda.checkpoint import load_checkpoint, newest_checkpoint
-from andromeda.model import LM, preset
-from andromeda.tasks import TASKS, ask_model, measure, read_task
-from andromeda.tokenizer import Encoder
-folder = Path(sys.argv[1])
-model = LM(preset('mpt-tiny', vocab=384, max_len=128))
-model.load_state_dict(load_checkpoint(newest_checkpoint(folder))[0]['model'])
-print(measure(ask_model(model, Encoder(folder/'tokenizer.json', compiled=False), TASKS['piqa'], read_task(TASKS['piqa'], folder/'piqa.jsonl')), 'accuracy'))
-assert not {'transformers', 'datasets', 'numba'} & set(sys.modules)
-'''
+COMMAND = "from andromeda.cli import main; main(['eval', '{folder}/runs/count', '--tasks', 'piqa', '--data', '{folder}'])"
+HARNESS = """
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+model = HFLM(pretrained='{folder}/model', device='cpu', dtype='float32', batch_size=4)
+print(simple_evaluate(model=model, tasks=['mine'], task_manager=TaskManager(include_path='{folder}', include_defaults=False), bootstrap_iters=0)['results'])
+"""
+MINE = """task: mine
+dataset_path: json
+dataset_kwargs: {{data_files: {{validation: {folder}/piqa.jsonl}}}}
+validation_split: validation
+output_type: multiple_choice
+doc_to_text: "Question: {{{{goal}}}}\\nAnswer:"
+doc_to_target: label
+doc_to_choice: "{{{{[sol1, sol2]}}}}"
+metric_list: [{{metric: acc}}]
+"""
 
 
 def start():
-    "From the start of Python to the first figure: CPU and wall seconds, with the compiled code of earlier starts in its cache."
-    from andromeda.checkpoint import save_checkpoint
-    from andromeda.model import LM, preset
-    from andromeda.tokenizer import train_tokenizer
+    "From the start of Python to the first figure of a tiny run's model, of 20 questions: CPU and wall seconds, with the bytecode of earlier starts in its cache."
+    from toysweep import made
+    from andromeda.convert import to_transformers
+    from andromeda.runs import create_run
+    from andromeda.trainer import train_run, trained_model
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        train_tokenizer(['the water was here and there']*3, 300).save(str(folder/'tokenizer.json'))
-        save_checkpoint(folder, 1, dict(model=LM(preset('mpt-tiny', vocab=384, max_len=128)).state_dict()), dict(step=1))
+        recipe,data = made(folder)
+        run = create_run(folder/'runs'/'count', recipe, **data)
+        train_run(run.folder, lambda *a: {}, lambda *a: [])
+        to_transformers(trained_model(run), folder/'model', data['tokenizer']/'tokenizer.json', 0)
         (folder/'piqa.jsonl').write_text('\n'.join(json.dumps(dict(goal='go', sol1='the water', sol2='here', label=i%2)) for i in range(20)))
-        found = dict(cpu=[], wall=[], torch_alone_cpu=[])
-        def run(code):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run([sys.executable, '-c', code, str(folder)], check=True, env=os.environ | dict(PYTHONPATH=str(ROOT)), stdout=subprocess.DEVNULL)
+        (folder/'mine.yaml').write_text(MINE.format(folder=folder))
+        codes = dict(ours=COMMAND.format(folder=folder), torch_alone='import torch', harness=HARNESS.format(folder=folder))
+        env = os.environ | dict(PYTHONPATH=str(ROOT), HF_DATASETS_OFFLINE='1', TRANSFORMERS_OFFLINE='1', HF_HOME=str(folder/'hub'))
+        env.pop('PYTHONDONTWRITEBYTECODE', None)
+        def run_once(code):
+            before,began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            subprocess.run([sys.executable, '-c', code], check=True, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            return round(after.ru_utime+after.ru_stime-before.ru_utime-before.ru_stime, 3)
-        run(START)                                                  # fills the caches
-        for _ in range(REPEATS):
-            began = time.perf_counter()
-            found['cpu'].append(run(START))
-            found['wall'].append(round(time.perf_counter()-began, 3))
-            found['torch_alone_cpu'].append(run('import torch'))
-    return dict(set='start', **{f'{k}_seconds': statistics.median(v) for k,v in found.items()}, all=found)
+            return round(after.ru_utime+after.ru_stime-before.ru_utime-before.ru_stime, 3), round(time.perf_counter()-began, 3)
+        found = {side: [] for side in codes}
+        for repeat in range(REPEATS+1):                             # the first one fills the caches
+            for side,code in codes.items():
+                t = run_once(code)
+                if repeat: found[side].append(t)
+    middle = {side: dict(cpu=statistics.median(c for c,_ in t), wall=statistics.median(w for _,w in t)) for side,t in found.items()}
+    return dict(set='start', ratio=round(middle['harness']['cpu']/middle['ours']['cpu'], 2), seconds=middle, all=found)
 
 
 def bootstrap():

@@ -219,3 +219,39 @@ class Sheet:
     def find(self, selector): return self.page.locator(selector)
 
     def shot(self, name, element=None): return self.lab.shot(name, element)
+
+    def whole(self, name, most=16_000):
+        "A picture of the notebook's prose and outputs, without its code, from the first cell to the last or to so many pixels, as wide as the window."
+        width,height = self.lab.size
+        self.page.evaluate("() => jupyterapp.commands.execute('notebook:hide-all-cell-code').then(() => 1)")
+        tall = self.page.evaluate("() => [...document.querySelectorAll('.jp-Notebook .jp-Cell')].reduce((sum, c) => sum + c.offsetHeight + 10, 0)")
+        self.page.set_viewport_size(dict(width=width, height=min(most, max(height, tall+150))))
+        self.page.evaluate("() => { for (const e of document.querySelectorAll('.jp-WindowedPanel-outer')) e.scrollTop = 0 }")
+        self.page.wait_for_timeout(300)
+        path = self.shot(name)
+        self.page.set_viewport_size(dict(width=width, height=height))
+        return path
+
+    def untidy(self):
+        "What a reader would see cut or overlapping in the outputs, and what has no name for who does not see: a line each."
+        return self.page.evaluate(_UNTIDY)
+
+
+_UNTIDY = """() => {
+  const found = [], say = (what, e) => found.push(`${what}: ${(e.outerHTML || '').slice(0, 160)}`), seen = e => e.getClientRects().length && getComputedStyle(e).visibility !== 'hidden';
+  const within = (a, b, by) => a.left >= b.left-by && a.right <= b.right+by && a.top >= b.top-by && a.bottom <= b.bottom+by;
+  for (const area of document.querySelectorAll('.jp-OutputArea-output')) {
+    for (const e of [area, ...area.querySelectorAll('div, pre, figure, button, label, .widget-readout')])
+      if (seen(e) && e.scrollWidth > e.clientWidth+2 && e.clientWidth && getComputedStyle(e).overflowX !== 'visible' && !e.closest('.CodeMirror, .cm-editor')) say(`cut by ${e.scrollWidth-e.clientWidth} pixels`, e);
+    for (const svg of [...area.querySelectorAll('svg')].filter(seen)) {
+      const frame = svg.getBoundingClientRect(), texts = [...svg.querySelectorAll('text')].filter(t => !['', '×', '…'].includes(t.textContent.trim())).map(t => [t, t.getBoundingClientRect()]);
+      for (const [t, at] of texts) if (!within(at, frame, 2)) say('text out of its figure', t);
+      texts.forEach(([t, a], i) => texts.slice(i+1).forEach(([u, b]) => {
+        if (Math.min(a.right, b.right)-Math.max(a.left, b.left) > 2 && Math.min(a.bottom, b.bottom)-Math.max(a.top, b.top) > 4) say(`text over "${u.textContent}"`, t) }));
+      if (svg.getAttribute('role') === 'img' && !svg.getAttribute('aria-label')) say('no name', svg);
+    }
+    const named = e => e.getAttribute('aria-label') || e.title || (e.getAttribute('aria-labelledby') || '').split(' ').some(i => document.getElementById(i)) || [...(e.labels || [])].some(l => l.textContent.trim());
+    for (const e of area.querySelectorAll('input, select, textarea, button, [role=slider], [tabindex="0"]'))
+      if (seen(e) && !e.matches('.jp-OutputArea-output, .jp-OutputArea-output *[role=tabpanel]') && !named(e) && !(e.matches('button, span, [role=tab]') && e.textContent.trim())) say('no name', e);
+  }
+  return found }"""

@@ -22,7 +22,7 @@ TEXTS = [way.format(x=script.format(run=RUN, away=AWAY)) for script,way in itert
 assert len(TEXTS) == len({*TEXTS}) == 200
 
 
-def documents(folder):
+def documents(folder, ids=TEXTS):
     "A clean artefact whose 200 documents have such a text as text, id, file, rule and source; and clusters of copies of them."
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -33,7 +33,7 @@ def documents(folder):
     def make(out):
         (out/'part-0').mkdir()
         n = len(TEXTS)
-        t = pa.table(dict(id=TEXTS, source=[TEXTS[3]]*n, file=TEXTS[::-1], row=list(range(n)), group=TEXTS, text=[f'{t} and more \u202e\u200b words' for t in TEXTS], meta=['{}']*n,
+        t = pa.table(dict(id=ids, source=[TEXTS[3]]*n, file=TEXTS[::-1], row=list(range(n)), group=TEXTS, text=[f'{t} and more \u202e\u200b words' for t in TEXTS], meta=['{}']*n,
                           bytes=pa.array([len(t) for t in TEXTS], pa.float32()), quarantined=[TEXTS[1] if i == 7 else '' for i in range(n)], spared=[False]*n,
                           failed=pa.array([[dict(rule=TEXTS[5], value=1., threshold=10.)] if i % 3 == 0 else [] for i in range(n)], failed),
                           cuts=pa.array([[0, 5] if i % 5 == 0 else [] for i in range(n)], pa.list_(pa.int64()))))
@@ -49,3 +49,32 @@ def documents(folder):
         pq.write_table(pa.Table.from_pylist(ledger), out/'part-0'/'ledger.parquet')
         return dict(read=6)
     return {TEXTS[3]: cleaned}, build(folder/'dedup', made_by='dedup', version=0, config=dict(tiers={}), make=copies)
+
+
+def run(folder):
+    "A run that read those documents, with such a text for every source, tier, stage, sample, alarm and message; a name of a file, without a slash, for its folder."
+    import json
+    import time
+
+    from andromeda.core import write_json
+    from andromeda.runs import create_run
+    from andromeda.shards import build_shards
+    from andromeda.stages import Corpus, Recipe, Stage
+    from andromeda.tokenizer import build_tokenizer
+    ids = [f'<svg x={i}>' for i in range(len(TEXTS))]       # the id of a document that is trained on has 16 characters at most
+    cleaned = documents(folder, ids)[0][TEXTS[3]]
+    read = [dict(id=i, group=t, text=f'{t} and more words', source=TEXTS[3], file=t, row=n) for n,(i,t) in enumerate(zip(ids, TEXTS))]
+    tokenizer = build_tokenizer(folder/'tokenizer', TEXTS, 400, {})
+    shards = build_shards(lambda: read, folder/'shards', tokenizer, dict(clean=cleaned))
+    stages = tuple(Stage(name=TEXTS[n], tier=TEXTS[11], tokens=200*16*8, peak_lr=1e-3) for n in (40, 60))
+    recipe = Recipe(name='r', model='mpt-tiny', corpus=Corpus(sources=(TEXTS[3],), vocab=400), length=16, batch=8, stages=stages, max_epochs=1e9, prompts=(TEXTS[50],))
+    made = create_run(folder/'runs'/'made', recipe, {TEXTS[3]: TEXTS[11]}, {TEXTS[3]: shards}, tokenizer)
+    named = made.folder.rename(made.folder.with_name(next(t for t in TEXTS if t.startswith('<img') and '/' not in t)))
+    made = type(made)(named)
+    lines = lambda rows: ''.join(json.dumps(r)+'\n' for r in rows)
+    metrics = [dict(step=i, stage=TEXTS[40 if i <= 200 else 60], tokens=128*i, loss=3-i/1000, lr=1e-3, gradient_norm=1., seconds=.01, data_seconds=0.) for i in range(1, 301)]
+    (named/'metrics.jsonl').write_text(lines(metrics))
+    (named/'samples.jsonl').write_text(lines(dict(step=s, stage=TEXTS[40], prompt=t, text=t) for s in (200, 300) for t in TEXTS))
+    (named/'evals.jsonl').write_text(lines(dict(step=s, stage=TEXTS[40], tokens=128*s, validation={t: dict(bits_per_byte=2., bytes=100) for t in TEXTS[:40]}) for s in (200, 300)))
+    write_json(named/'status.json', dict(state='failed', step=300, steps=400, stage=TEXTS[60], loss=2.7, lr=1e-3, saved=TEXTS[70], updated=time.time(), alarm=TEXTS[80], message=TEXTS[90]))
+    return made

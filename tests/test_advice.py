@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT/'bench'))
 from planted import KINDS, planted  # noqa: E402
 
-from andromeda.advice import CAUSES, account, account_of, advise, best_rate, fit_curve, lead, lr_low, overfitting, plateau  # noqa: E402
+from andromeda.advice import CAUSES, Account, account, account_of, advise, best_rate, fit_curve, lead, lr_low, overfitting, plateau  # noqa: E402
 from andromeda.core import read_jsonl  # noqa: E402
 
 REAL = {r['name']: r for r in read_jsonl(ROOT/'data'/'records'/'advice_runs.jsonl')}
@@ -84,6 +84,28 @@ def test_a_flat_end_under_a_low_rate_is_no_plateau():
     lr = a.lr.copy()
     lr[len(lr)//4:] *= .1
     assert plateau(a).sure > .9 and plateau(replace(a, lr=lr)) is None
+
+
+def noisy(seed, bits_fall, loss_fall):
+    "600 steps at one rate, whose loss, noisy as it is, and whose bits per byte fall by these shares with each doubling."
+    t = np.arange(1, 601)
+    evals = [dict(step=s, validation={n: dict(bits_per_byte=level*(s/600)**math.log2(1-bits_fall), bytes=50_000) for n,level in (('a', 1.2), ('b', .9))}) for s in range(100, 601, 100)]
+    loss = 3*(t/600)**math.log2(1-loss_fall)+.15*np.random.default_rng(seed).standard_normal(600)
+    return Account('noisy', loss, np.full(600, 1e-3), np.ones(600), np.zeros(600, int), 2048, [dict(name='one', tier='high', shares=dict(a=.5, b=.5))], dict(a=9**9, b=9**9), evals)
+
+
+def test_validation_text_tells_a_plateau_that_the_noise_of_training_hides():
+    flat,falling = ([noisy(seed, fall, fall) for seed in range(20)] for fall in (.001, .02))
+    seen = lambda runs: sum(plateau(a).sure > .9 for a in runs)
+    assert seen(replace(a, evals=[]) for a in flat)+5 < seen(flat) > 15
+    assert seen(falling) == 0
+    assert all(plateau(replace(a, evals=a.evals[-2:])) == plateau(replace(a, evals=[])) for a in flat)      # two measurements are no line
+
+
+def test_where_training_and_validation_disagree_one_is_less_sure():
+    "Training text is learned by 5% a doubling, while validation text stands still."
+    error = lambda loss_fall: np.mean([plateau(noisy(seed, 0., loss_fall)).evidence['error'] for seed in range(20)])
+    assert error(.05) > 2*error(0.) and all(plateau(noisy(seed, 0., .05)).sure < .5 for seed in range(20))
 
 
 def test_the_gain_of_more_tokens_is_within_its_interval():

@@ -108,6 +108,35 @@ lines._clicked(dict(key='doc 0')); copies._clicked(dict(key='cluster 0')); copie
     lab.outside.clear()
 
 
+def test_what_a_mouse_reaches_the_tab_key_reaches_too(lab):
+    "Links, tokens, points of a curve, ends of a selection; a drawing that is made anew gives the focus back."
+    write_notebook(lab.folder/'keys.ipynb', """from andromeda.sweepboard import parallel_html, scales
+from andromeda.view import Html, clickable, curves
+rows = [dict(trial=i, state='complete', shown='complete', value=i+1., a=2+2*(i%2)) for i in range(4)]
+tokens = '<p><span data-am="doc 7" tabindex="0">seven</span></p><pre><span data-am="token 1">un</span><span data-am="token 2">seen</span></pre>'
+def drawn(): return Html(curves({'a': [(i, i*i) for i in range(101)]}, 'step', '', 'the curve') + parallel_html(scales({'a': [2, 4]}, rows), rows) + tokens)
+told = []
+panel = clickable(drawn(), told.append)""", 'panel', 'silent = clickable(drawn())\nsilent')
+    sheet = lab.open('keys.ipynb')
+    sheet.run_all()
+    keys,tell = lab.page.keyboard,lambda: json.loads(sheet.run('import json; print(json.dumps(told)); told.clear()'))
+    chart = sheet.find('.am-clicks').first.locator('svg[role=slider]')
+    chart.focus()
+    for key in ('ArrowLeft', 'ArrowLeft', 'ArrowRight', 'Shift+ArrowLeft', 'Enter'): keys.press(key)
+    [at] = tell()
+    assert at['chart'] == 'the curve' and at['x'] == pytest.approx(98.9)
+    keys.press('Tab')
+    for key in ('ArrowDown', 'Shift+ArrowUp', 'Escape'): keys.press(key)
+    assert tell() == [dict(brush=0, low=0, high=.95), dict(brush=0, low=.05, high=.95), dict(brush=0, low=0, high=0)]
+    sheet.run("panel.value = Html(drawn() + '<p>drawn again</p>')")
+    sheet.find('text=drawn again').wait_for()
+    keys.press('ArrowDown')
+    for key in ('Tab', 'Tab', 'Enter', 'Tab', 'Space', 'ArrowRight', 'Enter'): keys.press(key)
+    assert tell() == [dict(brush=0, low=0, high=.95), dict(key='doc 7'), dict(key='token 1'), dict(key='token 2')]
+    assert sheet.find('.am-clicks').nth(1).locator('svg[role=slider]').count() == 0        # nobody would listen
+    assert not (found := sheet.untidy()), '\n'.join(found)
+
+
 @pytest.fixture(scope='module')
 def endless(lab):
     "A run that would train for a long time, the same that page 51 makes."
@@ -154,6 +183,12 @@ def test_a_run_is_steered_by_its_buttons(lab, endless):
     sheet.find('.am-loss svg').click(position=dict(x=500, y=150))
     sheet.find('.am-batch [data-am^="doc "]').first.click()
     sheet.find('.am-doc').get_by_text('passed').first.wait_for()
+    first = sheet.find('.am-batch caption').text_content()
+    sheet.find('.am-loss svg').focus()                                                  # another point, by the keyboard, though the curve is drawn anew
+    sheet.page.evaluate("() => document.querySelector('.am-loss svg').dataset.old = 1")
+    lab.until("() => !document.querySelector('.am-loss svg').dataset.old")
+    for key in ('ArrowLeft', 'Enter'): lab.page.keyboard.press(key)
+    lab.until(f"() => document.querySelector('.am-batch caption').textContent !== {json.dumps(first)}", what='the batch of another step')
     sheet.find('.am-dashboard').scroll_into_view_if_needed()
     sheet.shot('51_dashboard')
     sheet.find('.am-fork').click()
@@ -228,7 +263,16 @@ panel = show_sweep(folder) if find_sweeps(folder) else SpaceBoard(recipe, **data
         if do: do()
     lab.until("() => / selected/.test(document.querySelector('.am-curves').textContent)", 10, 'the curves follow the brush')
     wait_for(lambda: list(json.loads((sweep.folder/'board.json').read_text())['brushes']) == ['batch'], 10)
-    sheet.shot('52_sweepboard', '.am-sweepboard')
+    sheet.whole('52_sweepboard')
+    kept = lambda: json.loads((sweep.folder/'board.json').read_text())['brushes']
+    low,high = kept()['batch']
+    axis.press('Escape')                             # the same by the keyboard, while the board is drawn again and again
+    wait_for(lambda: not kept(), 10, 'nothing is selected')
+    for i in range(10):
+        lab.page.keyboard.press('ArrowDown')
+        if not i%5: wait_for(lambda: kept().get('batch', [0, 9])[1] == pytest.approx(1.5-.1*(i+1), abs=1e-3), 10, f'{i+1} steps down')
+    wait_for(lambda: kept().get('batch', [0, 9])[1] == pytest.approx(.5, abs=1e-3), 10, 'the lower half of the axis is selected')
+    assert low < 0 < high < 1 and kept()['batch'][0] == -.5
     board.locator('.am-best').click()
     board.locator('.am-promote').click()
     wait_for((sweep.folder/'count-best.toml').exists, 10)
@@ -250,15 +294,38 @@ panel = show_sweep(folder) if find_sweeps(folder) else SpaceBoard(recipe, **data
 
 
 PAGES = sorted(p.stem for p in (ROOT/'nbs').glob('*.ipynb'))
+PANELS = {'51_dashboard': 'shown = Dashboard([run])\nshown._on_curve(dict(x=50))\nshown._on_batch(dict(key=f"doc {shown.shown.documents(50)[0][\'place\']}"))\nshown',
+          '52_sweepboard': 'shown = SweepBoard(sweep, launch=launch_toy)\nshown._told(dict(brush=1, low=0., high=.5))\nshown'}      # the pages say what they do; here they are seen
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', PAGES)
-def test_every_page_runs_in_jupyterlab(lab, name):
-    "From top to bottom, with its picture kept, and nothing asked of other computers."
-    copy_page(name, lab.folder)
+
+def run_page(lab, name, picture):
+    "A page from top to bottom, with its picture kept; nothing asked of other computers, nothing cut, overlapping or without a name."
+    copy_page(name, lab.folder, *([PANELS[name]] if name in PANELS else []))
     lab.outside.clear()
     sheet = lab.open(f'{name}.ipynb')
     sheet.run_all(600)
-    sheet.shot(f'whole-{name}')
+    sheet.whole(picture)
+    assert not (found := sheet.untidy()), '\n'.join(found)
     assert not lab.outside
     lab.page.evaluate("() => jupyterapp.commands.execute('kernelmenu:shutdown').then(() => 1)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', PAGES)
+def test_every_page_runs_in_jupyterlab(lab, name): run_page(lab, name, f'whole-{name}')
+
+
+@pytest.fixture
+def dark(lab):
+    theme = lambda name: lab.page.evaluate("name => jupyterapp.commands.execute('apputils:change-theme', {theme: name}).then(() => 1)", f'JupyterLab {name}')
+    lab.page.emulate_media(color_scheme='dark')
+    theme('Dark')
+    lab.until("() => document.body.dataset.jpThemeLight === 'false'")
+    yield lab
+    lab.page.emulate_media(color_scheme='light')
+    theme('Light')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['01_view', '50_inspect', '51_dashboard', '52_sweepboard'])
+def test_the_panels_are_tidy_in_the_dark(dark, name): run_page(dark, name, f'dark-{name}')

@@ -1,5 +1,5 @@
 "The command: steps on their own, numbers for machines, a model that leaves, and mistakes that are named."
-import json, subprocess, sys
+import io, json, subprocess, sys
 from dataclasses import replace
 
 import pytest
@@ -256,3 +256,36 @@ def test_a_wrong_place_for_a_result_gets_the_right_advice(road, capsys, tmp_path
         code,_,err = said(capsys, *words)
         assert code == 2 and says in err and 'same command again' not in err, (words, err)
     assert (tmp_path/'file').read_text() == 'mine' and not (tmp_path/'gone').exists()
+
+
+class Terminal(io.StringIO):
+    "Standard error, as if somebody looked at it."
+    def isatty(self): return True
+
+
+def test_what_takes_long_shows_progress_to_a_person_and_nobody_else(road, tmp_path, monkeypatch, capsys):
+    "Each command on its own: drawn on a terminal, silent without one and for machines."
+    from test_report import made_up_result
+    recipe,sources,out = road[0],['--sources', road[2]],str(tmp_path/'out')
+    data,run = [recipe, *sources, '--out', out, '--workers', '1'],f'{out}/runs/notes'
+    (tmp_path/'told').mkdir()
+    write_json(tmp_path/'told'/'report.json', made_up_result(steps=4))
+    def trials(sweep, workers):
+        for state in ('waiting', 'running', 'complete'): yield [dict(trial=0, state=state, value=1. if state == 'complete' else None, batch=2, why='')]
+    monkeypatch.setattr('andromeda.sweeps.run_sweep', trials)
+    commands = {'clean notes': ['clean', *data, '--json'], 'count again': ['clean', *data, '--what-if', 'short=1', '--json'], 'train the tokenizer': ['tokenizer', *data, '--json'],
+                'measure on validation text': ['tokenizer', *data, '--json'], 'tokenize notes': ['shards', *data, '--json'], 'read every file': ['shards', *data, '--verify', '--json'],
+                'notes: ': ['train', recipe, *sources, '--out', out], 'ask notes': ['eval', run, '--json'], 'export': ['export', run, str(tmp_path/'model.safetensors')],
+                'look at the run': ['advise', run], 'draw': ['report', str(tmp_path/'told'), '--json'], 'sweep': ['sweep', recipe, *sources, '--out', out, '--vary', 'batch=2', '--method', 'grid']}
+    steps = ''.join(json.dumps(dict(step=i, stage='high', tokens=128*i, loss=6-i/60, lr=1e-3, gradient_norm=1., seconds=.1, data_seconds=0.))+'\n' for i in range(1, 61))
+    for shown,words in commands.items():
+        if words[0] == 'advise': (tmp_path/'out'/'runs'/'notes'/'metrics.jsonl').write_text(steps)
+        monkeypatch.setattr('sys.stderr', seen := Terminal())
+        assert run_command([w for w in words if w != '--json']) == 0 and shown in seen.getvalue(), shown
+        if '--json' in words:
+            monkeypatch.setattr('sys.stderr', seen := Terminal())
+            assert run_command(words) == 0 and not seen.getvalue(), shown
+        (tmp_path/'model.safetensors').unlink(missing_ok=True)
+        if words[0] not in ('train', 'sweep'):
+            monkeypatch.setattr('sys.stderr', seen := io.StringIO())
+            assert run_command(words) == 0 and not seen.getvalue(), shown

@@ -1,15 +1,20 @@
 "Two hundred hostile documents through every public view, in a real browser: nothing runs, nobody is asked for anything."
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from andromeda import view
+from andromeda import sweepboard, view
 from andromeda.clean import what_if
+from andromeda.dashboard import Batches, Watched, batch_html, charts_html, loss_html, samples_html, status_html
 from andromeda.inspect import Shelf, Thresholds, at_the_line, beside_html, cluster_html, clusters_html, document_html, mix_html, page_html, recount_html, token_html, tokens_html
 from andromeda.dedup import clusters
-from andromeda.report import render
+from andromeda.report import beside, render
 from andromeda.tokenizer import Encoder, train_tokenizer
 from browser import Browser, lacking
 from hostile import TEXTS, documents
+from hostile import run as hostile_run
 from test_report import hostile, made_up_result
 
 pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking() or '-')
@@ -47,6 +52,52 @@ def of_inspect(shelf, encoder):
     for i in range(0, 200, 10): yield mix_html({t: 1000+j for j,t in enumerate(TEXTS[i:i+10])}, {t: 1+j for j,t in enumerate(TEXTS[i:i+10])}, 30_000)
 
 
+def of_dashboard(run):
+    "Each function of page 51 over the run: alone and beside one of another name, each text as alarm, message and stage; all documents behind its points."
+    one,batches = Watched(run),Batches(run)
+    other = SimpleNamespace(name=TEXTS[8], run=run, state=TEXTS[9], metrics=one.metrics, evals=one.evals, samples=one.samples)
+    for several in ([one], [one, other]):
+        for x in ('step', 'tokens'): yield from (loss_html(several, x), charts_html(several, x))
+    yield from (samples_html(one), samples_html(one, 200))
+    for t in TEXTS:
+        said = SimpleNamespace(status=dict(state='failed', step=1, stage=t, saved=t, alarm=t, message=t), control=dict(lr_scale=1.))
+        yield status_html([SimpleNamespace(name=t, run=said, state=t), SimpleNamespace(name=t, run=said, state='failed')])
+    shown = set()
+    for step in range(1, 401, 8):
+        yield batch_html(batches, step)
+        shown |= {d['place'] for d in batches.documents(step)}
+    assert len(shown) > 100
+    for place in range(200): yield document_html(batches.shelf, place)
+
+
+def of_sweepboard(run, study):
+    "Each function of page 52 with a text as place, value, state, worker, reason and name."
+    recipe = replace(run.recipe, stages=run.recipe.stages[:1])
+    base = dict(trial=0, state='complete', value=1., batch=4, looks={1: 2., 27: 1.}, tries=2, seconds=3., run=None)
+    for t in TEXTS:
+        rows = [base | dict(trial=i, shown=t, why=t, worker=t, **{t: t}) for i in range(2)] + [base | dict(trial=2, state='pruned', shown='pruned', why='', worker='', value=None, **{t: t})]
+        space = {t: [t, None], 'batch': [2, 4]}
+        axes = sweepboard.scales(space, rows)
+        sweep = SimpleNamespace(recipe=recipe, space={'optimizer': [t, 'lion']}, folder=SimpleNamespace(name=t), run=lambda _: run if t in TEXTS[:3] else SimpleNamespace(folder=run.folder/'none'))
+        yield sweepboard.parallel_html(axes, rows, {t: (-.5, .5)}, 1)
+        yield sweepboard.curves_html(rows, 1000, {0}, 1)
+        yield sweepboard.trials_html(rows, space, {1})
+        yield sweepboard.sweep_html(sweep, rows, [dict(worker=0, pid=t)])
+        yield sweepboard.trial_html(sweep, rows[0] | dict(optimizer=t))
+        yield sweepboard.space_html(recipe, sweep.space, 4, 'random')
+    yield sweepboard.importance_html(study)
+
+
+def study_of(names):
+    "Optuna's record of eight complete trials over places of these names."
+    import optuna
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    made = optuna.create_study()
+    line = {n: optuna.distributions.FloatDistribution(0, 1) for n in names}
+    for i in range(8): made.add_trial(optuna.trial.create_trial(params={n: (i*(j+1)%8)/8 for j,n in enumerate(names)}, distributions=line, value=i/8))
+    return made
+
+
 def load(browser, path, html):
     "What a page with this body did: scripts that ran, machines that were asked."
     path.write_text(f'<!DOCTYPE html><meta charset=utf-8><body>{html}</body>', encoding='utf-8')
@@ -65,14 +116,18 @@ def test_the_browser_would_have_noticed(tmp_path):
     assert ran >= 20 and asked >= 5
 
 
+@pytest.mark.filterwarnings('ignore:.* is small')
 def test_no_view_lets_a_document_act(shelf, tmp_path):
-    encoder = Encoder(train_tokenizer(TEXTS, 400))
-    pages = dict(view=[p for t in TEXTS for p in of_view(t)], inspect=list(of_inspect(shelf, encoder)))
+    pytest.importorskip('optuna')
+    encoder,run = Encoder(train_tokenizer(TEXTS, 400)),hostile_run(tmp_path)
+    pages = dict(view=[p for t in TEXTS for p in of_view(t)], inspect=list(of_inspect(shelf, encoder)), dashboard=list(of_dashboard(run)),
+                 sweepboard=list(of_sweepboard(run, study_of(TEXTS[::40]))))
     with Browser() as browser:
         for name,parts in pages.items():
             assert len(parts) > 200 and load(browser, tmp_path/f'{name}.html', '\n'.join(parts)) == (0, 0), name
+        two = lambda bad, t: beside({t: bad, f'{t}2': bad}, {f'{t}: m': {t: t}, f'{t}2: m': {t: 1}})
         for i,t in enumerate(TEXTS[::4]):                                # every script; the ways out are the same for all
-            page = render(hostile(made_up_result(steps=4), t))
+            page = render((two if i%5 == 4 else lambda bad, t: bad)(hostile(made_up_result(steps=4), t), t))
             assert 'Content-Security-Policy' in page
             (tmp_path/f'{i}.html').write_text(page.replace('http-equiv="Content-Security-Policy"', 'name="none"'), encoding='utf-8')      # it must hold without
         assert load(browser, tmp_path/'report.html', ''.join(f'<iframe src="{i}.html"></iframe>' for i in range(50))) == (0, 0)

@@ -155,3 +155,25 @@ assert not heavy, heavy
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith('accuracy 0.500')
+
+
+def test_the_command_to_ask_a_run_loads_no_compiler(data, tmp_path):
+    "`andromeda eval` of a run that was not looked through for leaks; the compiler alone would take half a second of CPU time to load."
+    from andromeda.runs import create_run
+    from andromeda.stages import Corpus, Recipe, Stage
+    from andromeda.trainer import train_run
+    recipe = Recipe(name='count', model='mpt-tiny', corpus=Corpus(sources=('numbers',), vocab=300), length=16, batch=4, stages=(Stage(name='one', tier='high', tokens=128, peak_lr=3e-3),))
+    run = create_run(tmp_path/'runs'/'count', recipe, **data)
+    train_run(run.folder, lambda *a: {}, lambda *a: [])
+    (tmp_path/'piqa.jsonl').write_text('\n'.join(json.dumps(dict(goal='go', sol1='the water', sol2='yes', label=i%2)) for i in range(6)))
+    code = f'''
+import gc, sys
+from andromeda.cli import run_command
+assert run_command(['eval', {str(run.folder)!r}, '--tasks', 'piqa', '--data', {str(tmp_path)!r}]) == 0
+heavy = {{'numba', 'pandas', 'scipy', 'pyarrow.parquet', 'transformers', 'datasets', 'sklearn', 'matplotlib'}} & set(sys.modules)
+assert not heavy, heavy
+assert gc.isenabled()
+'''
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0, done.stderr
+    assert 'at chance' in done.stdout

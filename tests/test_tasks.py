@@ -32,6 +32,7 @@ RIGHT = dict(       # a record, and how the question ends with its right answer
     openbookqa=(dict(question_stem='Rain is', choices=dict(text=['dry', 'wet'], label=['A', 'B']), answerKey=' B', id='x'), 'Rain is wet'),
     sciq=(dict(support=' Rain falls.', question='What falls?', distractor1='a', distractor2='b', distractor3='c', correct_answer='rain'), 'Rain falls.\nQuestion: What falls?\nAnswer: rain'),
     lambada=(dict(text='She took the umbrella'), 'She took the umbrella'),
+    squad=(dict(context='Ann met Bo.', question='Who met Bo?', answers=dict(text=['Ann', 'Ann L.'], answer_start=[0, 0]), id='x'), 'Ann met Bo.\nQuestion: Who met Bo?\nAnswer: Ann'),
     winogrande=(dict(sentence='Ann beat Eva so _ won the cup.', option1='Ann', option2='Eva', answer='1'), 'Ann beat Eva so Ann won the cup.'))
 
 
