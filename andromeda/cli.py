@@ -372,7 +372,7 @@ def _shards(args):
     rows = [dict(tier=p.tiers[n], source=n) | {f'{s} tokens': a.counts[f'{s}_tokens'] for s in SPLITS} | dict(bytes=sum(f[0] for f in a.manifest['files'].values())) for n,a in p.shards.items()]
     print(table_text(rows, formats=dict(bytes=bytes_text))) if not args.json else _print_json(rows)
 
-# %% ../nbs/60_cli.ipynb #60-3b11748a
+# %% ../nbs/60_cli.ipynb #60-a13a8127
 def _model_commands(command):
     "What is done with finished work."
     p = command('export', _export, 'Write the model of a run for other tools: a folder of transformers, or one file of safetensors.')
@@ -469,7 +469,7 @@ def _tune(args):
     how = {k: getattr(args, k) for k in ('epochs', 'peak_lr', 'batch', 'length', 'seed')}
     for what in ('limit', 'epochs', 'batch', 'length'):
         if (n := getattr(args, what)) is not None and n < 1: raise ValueError(f"--{what} is {n}, expected 1 or more.")
-    notes = tune_run(_one_run(args.folder), find_tasks(args.tasks), args.step, args.data, args.limit, **how)
+    with _bar(args, 'train heads'): notes = tune_run(_one_run(args.folder), find_tasks(args.tasks), args.step, args.data, args.limit, **how)
     if args.json: return _print_json(notes)
     print(table_text([dict(task=n['task'], step=n['step'], texts=n['texts'], steps=len(n['losses']), first_loss=f"{n['losses'][0]:.3f}", last_loss=f"{n['losses'][-1]:.3f}") for n in notes.values()]))
 

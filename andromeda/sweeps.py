@@ -19,7 +19,7 @@ from .core import Artefact, fingerprint, locked, plain, read_json, safe_name, un
 from .runs import Run, control, create_run, launch, run_artefact
 from .stages import SIMPLE, Recipe, recipe_from_dict, recipe_to_dict, save_recipe
 
-# %% ../nbs/42_sweeps.ipynb #42-08d0515f
+# %% ../nbs/42_sweeps.ipynb #42-ef31119e
 @dataclass(frozen=True)
 class Range:
     "All values between two."
@@ -36,15 +36,16 @@ Space = dict[str, Range|list]   # By place in the recipe
 
 def _places(recipe, where):
     "The objects (stage number, or None for the recipe itself) and the field that `where` names."
-    first,*rest = where.split('.')
+    first,_,rest = where.partition('.')
     if first != 'stages':
         field,cls,at = where,Recipe,[None]
         if field in ('name', 'corpus', 'stages', 'prompts', 'betas'): raise ValueError(f"{field!r} cannot be varied: all trials of a sweep read the same shards, and a value is one number or word.")
     else:
         names = [s.name for s in recipe.stages]
-        if len(rest) != 2: raise ValueError(f"{where!r} names no field of a stage: expected stages.NAME.FIELD, or stages.*.FIELD for all of them.")
-        if rest[0] not in names and rest[0] != '*': raise unknown('stage', rest[0], [*names, '*'])
-        field,cls,at = rest[1],type(recipe.stages[0]),[i for i,n in enumerate(names) if rest[0] in (n, '*')]
+        stage,_,field = rest.rpartition('.')           # a stage may have dots in its name
+        if not stage: raise ValueError(f"{where!r} names no field of a stage: expected stages.NAME.FIELD, or stages.*.FIELD for all of them.")
+        if stage not in names and stage != '*': raise unknown('stage', stage, [*names, '*'])
+        cls,at = type(recipe.stages[0]),[i for i,n in enumerate(names) if stage in (n, '*')]
     known = {f.name: f.type for f in dataclasses.fields(cls)}
     if field not in known: raise unknown(f'field of a {cls.__name__}', field, known)
     return at,field,known[field]

@@ -368,7 +368,7 @@ def plan_text(p:dict)->str:
         f"disk     {bytes_text(p['disk'])} for {p['kept']} checkpoints of {bytes_text(p['checkpoint'])}, {bytes_text(p['free'])} are free; token files of up to {bytes_text(p['shards'])}",
         *(f"WRONG    {w}" for w in p['wrong'])])
 
-# %% ../nbs/35_trainer.ipynb #35-9e86fd5f
+# %% ../nbs/35_trainer.ipynb #35-a6221e10
 def trained_model(
     run:Run,
     step:int|None=None,   # One that has a checkpoint; None: the newest
@@ -382,7 +382,7 @@ def trained_model(
     if step is not None and (wrong := checkpoint_damage(found)): raise ValueError(f"{wrong}. There are checkpoints at {there}: take another one.")
     recipe = run.recipe
     model = LM(model_config(recipe))
-    model.load_state_dict(load_checkpoint(found)[0]['model'])
+    model.load_state_dict(load_checkpoint(found, 'model')[0]['model'])
     return model.eval()
 
 # %% ../nbs/35_trainer.ipynb #35-0a623002

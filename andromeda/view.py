@@ -445,7 +445,7 @@ def marked(
         out.append(part if shown else f'<mark style="background:#D55E0066;color:inherit">{part}</mark>')
     return Html(''.join(out))
 
-# %% ../nbs/01_view.ipynb #01-b0709221
+# %% ../nbs/01_view.ipynb #01-adda5a7d
 _KEYS = """
 function keyboard(box, model, tell) {              // gives what to do after each drawing
   const aims = new Map(), name = e => e.dataset.am ? `key ${e.dataset.am}` : e.dataset.amBrush ? `brush ${parseInt(e.dataset.amBrush)}` : e.getAttribute('aria-label');
@@ -479,7 +479,12 @@ function keyboard(box, model, tell) {              // gives what to do after eac
     e.preventDefault();
     e.stopPropagation();
   });
+  const sliders = () => {                          // those of ipywidgets beside this drawing, which have no name
+    for (const w of (box.closest('.jp-OutputArea-output') || document).querySelectorAll('.widget-slider'))
+      w.querySelectorAll('[role=slider]').forEach(e => e.setAttribute('aria-label', w.querySelector('label')?.textContent || 'slider'));
+  };
   return draw => {
+    setTimeout(sliders, 300);
     const at = box.getRootNode().activeElement, was = at && box.contains(at) && name(at);
     draw();
     for (const e of box.querySelectorAll('span[data-am]:first-child')) e.tabIndex = 0;
@@ -493,7 +498,7 @@ function keyboard(box, model, tell) {              // gives what to do after eac
 }
 """
 
-# %% ../nbs/01_view.ipynb #01-935dee93
+# %% ../nbs/01_view.ipynb #01-1e0a05dd
 _CLICKS = """
 const TAGS = new Set(('b br caption circle code del details div em figcaption figure h3 h4 i ins li mark ol p path pre rect small span strong sub sup '
   + 'summary svg table tbody td text th thead title tr ul').split(' '));
@@ -568,7 +573,7 @@ _LOOK = """
 .am-clicks svg:not(:focus) .am-aim {display:none}
 .am-clicks [data-am-brush] {cursor:ns-resize; touch-action:none}
 .am-clicks .am-brushing {fill:#D55E0066 !important; pointer-events:none}
-[data-jp-theme-light="false"] .am-clicks {--am-1:#56b4e9; --am-2:#f08445; --am-3:#2cc295; --am-4:#d98cba; --am-5:#d9ac3c; --am-6:#a0a6ad}
+[data-jp-theme-light="false"] {--am-1:#56b4e9; --am-2:#f08445; --am-3:#2cc295; --am-4:#d98cba; --am-5:#d9ac3c; --am-6:#a0a6ad}
 """
 
 @functools.lru_cache(1)
