@@ -40,7 +40,7 @@ def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-4fe68426
+# %% ../nbs/60_cli.ipynb #60-c13c1f78
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -199,7 +199,7 @@ def _sweep(args):
         space,out = read_space(args.vary),(args.out or home()/folder.stem).absolute()
         if not space: raise ValueError("Say what to vary, as --vary batch=8,16 'stages.*.peak_lr=0.25..4:log:times'.")
         p = prepare(recipe.corpus, out, catalogue)
-        sweep = create_sweep(out/'sweeps'/args.name, recipe, space, p.tiers, p.shards, p.tokenizer, args.trials, args.method, args.pruner, args.seed, args.storage)
+        with _bar(args, 'plan the sweep'): sweep = create_sweep(out/'sweeps'/args.name, recipe, space, p.tiers, p.shards, p.tokenizer, args.trials, args.method, args.pruner, args.seed, args.storage)
     if args.worker is not None: return print(f'{work(sweep, worker=args.worker)} trials done')
     if args.promote: return print(f'{promote(sweep, args.promote).name}: {sweep.folder/(args.promote+".json")}')
     said = ''
