@@ -334,7 +334,7 @@ panel = show_sweep(folder) if find_sweeps(folder) else SpaceBoard(recipe, **data
     assert low < 0 < high < 1 and kept()['batch'][0] == -.5
     board.locator('.am-best').click()
     board.locator('.am-promote').click()
-    wait_for((sweep.folder/'count-best.json').exists, 10)
+    wait_for((sweep.folder/'count-best.toml').exists, 10)
     wait_for(lambda: [bool(r['worker']) for r in trials(sweep)[2:4]] == [True]*2, 10)
     pids = {w['pid'] for w in at_work(sweep)}
     killed = next(w['pid'] for w in at_work(sweep) if w['worker'] is not None)
