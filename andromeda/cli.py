@@ -46,7 +46,7 @@ def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-c42dbc4a
+# %% ../nbs/60_cli.ipynb #60-156e471e
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -225,7 +225,7 @@ def _sweep(args):
         safe_name(args.name)
         check_recipe(recipe, catalogue)
         p = prepare(recipe.corpus, out, catalogue)
-        sweep = create_sweep(out/'sweeps'/args.name, recipe, space, p.tiers, p.shards, p.tokenizer, args.trials, args.method, args.pruner, args.seed, args.storage)
+        with _bar(args, 'plan the sweep'): sweep = create_sweep(out/'sweeps'/args.name, recipe, space, p.tiers, p.shards, p.tokenizer, args.trials, args.method, args.pruner, args.seed, args.storage)
     if args.worker is not None: return print(f'{work(sweep, worker=args.worker)} trials done')
     if args.promote: return print(f'{promote(sweep, args.promote).name}: {sweep.folder/(args.promote+".toml")}')
     said = ''
