@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WORTH', 'Cut', 'cut', 'Likelihoods', 'likelihoods']
 
-# %% ../nbs/40_likelihood.ipynb #40-75c92536
+# %% ../nbs/40_likelihood.ipynb #40-6f2b38db
 import functools, math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -173,7 +173,7 @@ def _log_p(model, hidden_BTC, asked, targets):
     back = mine.argsort()
     return values[back].cpu().numpy(), top[back].cpu().numpy()
 
-# %% ../nbs/40_likelihood.ipynb #40-b876c0a5
+# %% ../nbs/40_likelihood.ipynb #40-75bd075d
 @dataclass(frozen=True)
 class Likelihoods:
     "What a model says of the answers to questions."
@@ -193,6 +193,7 @@ def likelihoods(
     model:LM,                # That writes: one that reads both ways has no likelihood of a text
     cuts:list[Cut],          # See `cut`
     batch_tokens:int=1024,   # In a forward pass, padding included (a longer row always fits); on a CPU few are fastest
+    progress:Callable[[int,int],None]=lambda done,total: None,   # Called with answers done and all answers
 )->Likelihoods:
     """The log-likelihood of every answer, given its question; equal beginnings are read once.
 
@@ -211,11 +212,14 @@ def likelihoods(
             scored.append(len(whole)-1-len(a))
             targets.append(a)
     log_p,greedy = np.zeros(len(inputs)), np.ones(len(inputs), bool)
-    training,tokens = model.training,0
+    training,tokens,done = model.training,0,0
+    def told(n):
+        nonlocal done
+        progress(done := done+n, len(inputs))
     model.eval()
     try:
         with torch.inference_mode():
-            for order,past in _common(inputs, scored): tokens += _score(model, inputs, scored, targets, order, past, batch_tokens, log_p, greedy)
+            for order,past in _common(inputs, scored): tokens += _score(model, inputs, scored, targets, order, past, batch_tokens, log_p, greedy, told)
     finally: model.train(training)
     ends = np.cumsum([0, *(len(q.answers) for q in cuts)])
     apart = lambda x: [x[a:b] for a,b in zip(ends, ends[1:])]
@@ -232,7 +236,7 @@ def _common(inputs, scored):
     yield alike, past
     if rest := sorted(set(order)-set(alike), key=inputs.__getitem__): yield rest, 0
 
-def _score(model, inputs, scored, targets, order, past, batch_tokens, log_p, greedy):
+def _score(model, inputs, scored, targets, order, past, batch_tokens, log_p, greedy, told):
     "Fills in `log_p` and `greedy` of the texts in `order`; returns the tokens read."
     device,places,tokens,kept = model.embed.weight.device, max(len(inputs[i]) for i in order)+1, past, None
     if past:
@@ -250,4 +254,5 @@ def _score(model, inputs, scored, targets, order, past, batch_tokens, log_p, gre
         np.add.at(log_p, asked[2], values)
         np.logical_and.at(greedy, asked[2], top)
         tokens += sum(r.size for r in batch)
+        told(sum(len(r.texts) for r in batch))
     return tokens

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['CONTINUE', 'train_seen', 'standing', 'board', 'duel', 'continuation_items', 'continuation_task', 'outcome_to_dict',
            'outcome_from_dict', 'keep_outcome', 'outcomes', 'look', 'looks', 'local_records', 'held_out_texts',
-           'score_run', 'standings']
+           'score_run', 'head_folder', 'tune_run', 'standings']
 
-# %% ../nbs/42_scoreboard.ipynb #42-34f0dffd
+# %% ../nbs/42_scoreboard.ipynb #42-58095860
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,11 +17,12 @@ import numpy as np
 
 from .adapters import Question
 from .core import append_jsonl, plain, read_json, read_jsonl, write_json
+from .heads import ask_head, fit_head, load_head, save_head
 from .metrics import verdict
 from .runs import Run, run_artefact
 from .tasks import Answer, Item, Outcome, Task, ask_model, compare_outcomes, measure, read_task
 
-# %% ../nbs/42_scoreboard.ipynb #42-3d4f3989
+# %% ../nbs/42_scoreboard.ipynb #42-f4fbcdfd
 def train_seen(
     task:Task,
     sources:Iterable,    # The `Source`s that were trained on
@@ -51,10 +52,11 @@ def standing(
         for kind in ('clean', 'dirty', 'unknown'):
             part = measure(outcome.only(groups[kind]), name) if kind in groups else None
             row[kind] = part and dict(score=part.score, low=part.low, high=part.high, n=part.n)
+        if 'by' in outcome.notes: row['by'] = outcome.notes['by']
         rows.append(row)
     return rows
 
-# %% ../nbs/42_scoreboard.ipynb #42-7a04eb9c
+# %% ../nbs/42_scoreboard.ipynb #42-0e2a6019
 def board(
     rows:list[dict],   # From `standing`; several models have a key `model` each
 )->list[dict]:
@@ -62,7 +64,7 @@ def board(
     def part(p): return f"{p['score']:.3f} (n={p['n']:,})" if p else '-'
     def said(r):
         seen = {True: 'train split read', False: 'train split not read', None: ''}[r['train_seen']]
-        return ', '.join(filter(None, [r['says'] if r['says'] != '-' else '', seen]))
+        return ', '.join(filter(None, [r['says'] if r['says'] != '-' else '', seen, r.get('by') and f"by {r['by']}"]))
     number = lambda x: '-' if x is None else f'{x:.3f}'
     return [({'model': r['model']} if 'model' in r else {}) | dict(task=r['task'], examples=r['examples'], measure=r['measure'], score=f"{r['score']:.3f}", interval=f"{r['low']:.3f} to {r['high']:.3f}", n=r['n'],
                  random=number(r['random']), constant=number(r['constant']), centred=number(r['centred']), clean=part(r['clean']), dirty=part(r['dirty']), says=said(r)) for r in rows]
@@ -117,7 +119,7 @@ def continuation_task(source:str)->Task:
     def ask(record): raise ValueError(f"The questions of {CONTINUE!r} are made by continuation_items")
     return Task(f'{CONTINUE}: {source}', ask, ('accuracy', 'bits_per_byte'), suite='held-out')
 
-# %% ../nbs/42_scoreboard.ipynb #42-079ef7d4
+# %% ../nbs/42_scoreboard.ipynb #42-35b93acc
 def outcome_to_dict(o:Outcome)->dict: return plain(asdict(o))
 
 def outcome_from_dict(d:dict)->Outcome:
@@ -131,7 +133,7 @@ def keep_outcome(
 )->Path:
     "Written to the run's folder, `scores/`; the same task, examples and step replace each other."
     name = ''.join(c if c.isalnum() or c in '._-' else '-' for c in outcome.task)
-    path = run.folder/'scores'/f'step_{step}'/f'{name}-{outcome.shots}.json'
+    path = run.folder/'scores'/f'step_{step}'/f"{name}-{'head' if 'by' in outcome.notes else outcome.shots}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, outcome_to_dict(outcome))
     return path
@@ -139,13 +141,13 @@ def keep_outcome(
 def outcomes(
     run:Run,
     step:int|None=None,     # None: the last step that has scores
-)->dict[str,Outcome]:       # By task, with the number of examples where there are several
+)->dict[str,Outcome]:       # By task, with the number of examples where there are several, and by whom if not by the model itself
     "What was kept of a step; empty if nothing was."
     there = sorted((int(p.name[5:]), p) for p in (run.folder/'scores').glob('step_*'))
     found = [p for s,p in there if step in (None, s)]
     if not found: return {}
     all_ = [outcome_from_dict(read_json(p)) for p in sorted(found[-1].glob('*.json'))]
-    return {o.task if o.shots == 0 else f'{o.task}, {o.shots} examples': o for o in all_}
+    return {o.task + (f', {o.shots} examples' if o.shots else '') + (f", by {o.notes['by']}" if 'by' in o.notes else ''): o for o in all_}
 
 def look(
     run:Run,
@@ -162,7 +164,7 @@ def looks(run:Run, split:str, what:str)->int:
     path = run.folder/'looks.jsonl'
     return sum((r['split'], r['what']) == (split, what) for r in read_jsonl(path)) if path.exists() else 0
 
-# %% ../nbs/42_scoreboard.ipynb #42-6d7fce39
+# %% ../nbs/42_scoreboard.ipynb #42-f8ec64e8
 def _fitting(texts, encoder, window, n):
     "Questions of which no answer is longer than half of what the model reads at once."
     items = continuation_items(texts, 2*n, after=min(40, window//2))
@@ -196,23 +198,27 @@ def score_run(
     limit:int|None=None,         # Questions of each task
     batch_tokens:int=1024,
     begin:int|None=None,         # See `likelihood.cut`
+    heads:bool=False,            # Asked are the heads that `tune_run` trained, not the model itself
+    progress:Callable[[int,int],None]=lambda done,total: None,   # Called with answers done and all answers, for each task from 0 on
 )->dict[str,Outcome]:
-    "Put questions to a run's model and keep the outcomes in its folder. Looks at a test split are counted."
+    "Put questions to a run's model and keep the outcomes in its folder. Looks at a test split are counted. Raises `ValueError` where a head is asked that was not trained."
     from andromeda.tokenizer import Encoder
     from andromeda.trainer import trained_model
     place = run_artefact(run, run.plan['tokenizer'])
     encoder = Encoder(place, compiled=False)
-    at = step if step is not None else max((int(p.name[5:]) for p in (run.folder/'checkpoints').glob('step_*')), default=0)
+    at = _step_of(run, step)
+    if heads: asked_heads = {t.name: load_head(head_folder(run, t, at)) for t in tasks}
     asked = [(continuation_task(s), _fitting(texts, encoder, run.recipe.length, limit or 100), ()) for s,texts in held_out_texts(run).items()] if not tasks else []
     for t in tasks:
         examples = read_task(t, data and local_records(data, t, t.train), t.train, shots) if shots and t.train else ()
         if len(examples) < shots: raise ValueError(f"{t.name} has {len(examples)} examples to show, {shots} were asked for: it has no such training split, or ask for fewer.")
         asked.append((t, read_task(t, data and local_records(data, t, t.split), None, limit), examples))
     if sum(len(q.context) for _,items,_ in asked for i in items for q in i.asked) > 5_000_000: encoder = Encoder(place)       # worth loading the compiler
-    model,out = trained_model(run, step),{}
+    model,out = None if heads else trained_model(run, step), {}
     for t,items,examples in asked:
         if not items: continue
-        o = ask_model(model, encoder, t, items, examples, batch_tokens, begin)
+        if heads: o = ask_head((head := asked_heads[t.name])[0], encoder, t, items, length=head[1]['length'])
+        else: o = ask_model(model, encoder, t, items, examples, batch_tokens, begin, progress)
         if t.split == 'test': o = replace(o, notes=o.notes | dict(looks=look(run, 'test', t.name, at)))
         keep_outcome(run, o, at)
         out[t.name] = o
@@ -221,6 +227,34 @@ def score_run(
         keep_outcome(run, everything, at)
         out = {CONTINUE: everything} | out
     return out
+
+# %% ../nbs/42_scoreboard.ipynb #42-4ec5dc67
+def head_folder(run:Run, task:Task, step:int)->Path: return run.folder/'heads'/f'step_{step}'/task.name
+
+def _step_of(run, step):
+    "The step of the checkpoint that is meant."
+    return step if step is not None else max((int(p.name[5:]) for p in (run.folder/'checkpoints').glob('step_*')), default=0)
+
+def tune_run(
+    run:Run,
+    tasks:Sequence[Task],
+    step:int|None=None,    # Of the checkpoint; None: the newest
+    data:Path|None=None,   # See `local_records`; None: from the Hub
+    limit:int|None=None,   # Texts of each task
+    **how,                 # epochs, peak_lr, batch, length and seed, see `heads.fit_head`
+)->dict[str,dict]:         # What was noted of each: texts, length, the loss of each step, ..
+    "Train a head for each task on its training split, from the run's model, and keep it. Raises `ValueError` for tasks that no head can learn, before any is trained."
+    from andromeda.tokenizer import Encoder
+    from andromeda.trainer import trained_model
+    if wrong := [t.name for t in tasks if not t.train or not (t.classes or t.grade or t.span)]:
+        raise ValueError(f"No head can be trained for {', '.join(wrong)}: {'they have' if len(wrong) > 1 else 'it has'} no training split, or answers that differ from question to question. Leave them out.")
+    model,encoder,notes = trained_model(run, step), Encoder(run_artefact(run, run.plan['tokenizer']), compiled=False), {}
+    for t in tasks:
+        items,losses = read_task(t, data and local_records(data, t, t.train), t.train, limit), []
+        head = fit_head(model, encoder, t, items, report=lambda r: losses.append(r['loss']), **how)
+        notes[t.name] = how | dict(task=t.name, step=_step_of(run, step), texts=len(items), length=how.get('length') or model.config.max_len, losses=losses)
+        save_head(head_folder(run, t, _step_of(run, step)), head, notes[t.name])
+    return notes
 
 # %% ../nbs/42_scoreboard.ipynb #42-5e45c904
 def standings(

@@ -135,7 +135,7 @@ class Outcome:
 
     def __repr__(self): return f"{self.task}, {self.shots} examples: " + ', '.join(str(measure(self, m)) for m in self.measures) if self.answers else f'{self.task}: no questions'
 
-# %% ../nbs/41_tasks.ipynb #41-e90e88f5
+# %% ../nbs/41_tasks.ipynb #41-d3c8ab1e
 def ask_model(
     model,                       # An `LM` that writes
     encoder,                     # Its `Encoder`
@@ -144,11 +144,12 @@ def ask_model(
     examples:Sequence[Item]=(),  # Put in front of each question, with their answers: the same for all
     batch_tokens:int=1024,       # See `likelihood.likelihoods`
     begin:int|None=None,         # See `likelihood.cut`
+    progress:Callable[[int,int],None]=lambda done,total: None,   # Called with answers done and all answers
 )->Outcome:
     "Every question put to the model; with `examples` in front, two line breaks after each, as in the usual harness."
     before = ''.join(e.answered()+'\n\n' for e in examples)
     asked = [replace(q, context=before+q.context) for i in items for q in i.asked]
-    found = likelihoods(model, cut(encoder, asked, begin), batch_tokens)
+    found = likelihoods(model, cut(encoder, asked, begin), batch_tokens, progress)
     answers,at = [],0
     for i in items:
         n = len(i.asked)

@@ -199,7 +199,7 @@ def _tick_texts(
     texts = [short(v, 4) for v in ticks]
     return texts if len(set(texts)) == len(texts) else [short(v, 12) for v in ticks]
 
-# %% ../nbs/01_view.ipynb #01-8614270d
+# %% ../nbs/01_view.ipynb #01-26a9ab2e
 PALETTE = '#0072B2', '#D55E00', '#009E73', '#B0568D', '#A67500', '#777777'
 _DASHES = '', '', '', '7 3', '2 3', '9 3 2 3'
 
@@ -226,8 +226,10 @@ def _text(
     x:float, y:float,  # Where, in pixels
     text:object,       # What; made safe here
     anchor:str='start',# 'start', 'middle' or 'end' of the text stands at x
+    over:bool=False,   # Lines may pass behind: with a rim in the colour of the page
 )->str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor">{safe(text, lines=False)}</text>'
+    rim = ' style="paint-order:stroke;stroke:var(--jp-layout-color0, Canvas);stroke-width:4px"' if over else ''
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor"{rim}>{safe(text, lines=False)}</text>'
 
 def _rule(
     d:str,             # Where, as the `d` of an SVG path
@@ -251,7 +253,7 @@ def _figure(
                 f'<svg viewBox="0 0 {width:.0f} {height:.0f}"{axis} width="100%" role="{role}" aria-label="{name}" '
                 f'style="font:12px system-ui,sans-serif">\n{body}\n</svg>{below}</figure>')
 
-# %% ../nbs/01_view.ipynb #01-a8e97359
+# %% ../nbs/01_view.ipynb #01-e8e683bf
 def _fits(v)->bool:
     "Can it be placed on an axis? Numbers beyond 1e100 cannot: their differences overflow."
     return _is_number(v) and abs(v) < 1e100
@@ -294,8 +296,8 @@ def _mark_lines(
         left = min(x+4, right-wide)
         row = next((i for i,end in enumerate(ends) if end < left), 2)
         ends[row] = left + wide
-        out.append(_rule(f'M{x:.1f} {24+14*row}V{bottom}', .55, '4 3') + _text(left, 34+14*row, label))
-    return ''.join(out), 24. + 14*sum(e > -99 for e in ends)
+        out.append((_rule(f'M{x:.1f} {24+14*row}V{bottom}', .55, '4 3'), _text(left, 34+14*row, label, over=True)))
+    return ''.join(line for line,_ in out) + ''.join(text for _,text in out), 24. + 14*sum(e > -99 for e in ends)
 
 def curves(
     series:Mapping,       # Name -> (x, y) pairs, x rising; a y that is None or not finite leaves a gap
@@ -443,7 +445,7 @@ def marked(
         out.append(part if shown else f'<mark style="background:#D55E0066;color:inherit">{part}</mark>')
     return Html(''.join(out))
 
-# %% ../nbs/01_view.ipynb #01-b0709221
+# %% ../nbs/01_view.ipynb #01-adda5a7d
 _KEYS = """
 function keyboard(box, model, tell) {              // gives what to do after each drawing
   const aims = new Map(), name = e => e.dataset.am ? `key ${e.dataset.am}` : e.dataset.amBrush ? `brush ${parseInt(e.dataset.amBrush)}` : e.getAttribute('aria-label');
@@ -477,7 +479,12 @@ function keyboard(box, model, tell) {              // gives what to do after eac
     e.preventDefault();
     e.stopPropagation();
   });
+  const sliders = () => {                          // those of ipywidgets beside this drawing, which have no name
+    for (const w of (box.closest('.jp-OutputArea-output') || document).querySelectorAll('.widget-slider'))
+      w.querySelectorAll('[role=slider]').forEach(e => e.setAttribute('aria-label', w.querySelector('label')?.textContent || 'slider'));
+  };
   return draw => {
+    setTimeout(sliders, 300);
     const at = box.getRootNode().activeElement, was = at && box.contains(at) && name(at);
     draw();
     for (const e of box.querySelectorAll('span[data-am]:first-child')) e.tabIndex = 0;
@@ -491,7 +498,7 @@ function keyboard(box, model, tell) {              // gives what to do after eac
 }
 """
 
-# %% ../nbs/01_view.ipynb #01-dd00dcd3
+# %% ../nbs/01_view.ipynb #01-1e0a05dd
 _CLICKS = """
 const TAGS = new Set(('b br caption circle code del details div em figcaption figure h3 h4 i ins li mark ol p path pre rect small span strong sub sup '
   + 'summary svg table tbody td text th thead title tr ul').split(' '));
@@ -560,14 +567,13 @@ _LOOK = """
 .am-clicks h4, .am-clicks p {margin:.3em 0}
 .am-clicks pre {font-size:12px; line-height:1.4; word-break:normal}
 .am-clicks [data-am]:hover {outline:1px solid currentColor}
-.am-clicks [tabindex]:focus-visible {outline:2px solid var(--am-2, #D55E00); outline-offset:1px}
-.am-clicks svg[tabindex]:focus-visible {outline-offset:-2px}
+.am-clicks [tabindex]:focus-visible {outline:2px solid var(--am-2, #D55E00); outline-offset:-2px}
 .am-tells svg[data-am-x] {cursor:crosshair}
 .am-clicks .am-aim {stroke:var(--am-2, #D55E00); stroke-width:1.5}
 .am-clicks svg:not(:focus) .am-aim {display:none}
 .am-clicks [data-am-brush] {cursor:ns-resize; touch-action:none}
 .am-clicks .am-brushing {fill:#D55E0066 !important; pointer-events:none}
-[data-jp-theme-light="false"] .am-clicks {--am-1:#56b4e9; --am-2:#f08445; --am-3:#2cc295; --am-4:#d98cba; --am-5:#d9ac3c; --am-6:#a0a6ad}
+[data-jp-theme-light="false"] {--am-1:#56b4e9; --am-2:#f08445; --am-3:#2cc295; --am-4:#d98cba; --am-5:#d9ac3c; --am-6:#a0a6ad}
 """
 
 @functools.lru_cache(1)

@@ -1,6 +1,6 @@
 """Questions put to a model: andromeda.likelihood beside lm-evaluation-harness's HFLM at its best batch size, the same weights, on one core.
 
-    python bench/eval.py [SET ..]     sets: piqa, boolq, piqa5, arc5, start, bootstrap; default all, a few minutes
+    python bench/eval.py [SET ..]     sets: piqa, boolq, piqa5, arc5, start, bootstrap; default all, some ten minutes
 
 Both sides get strings and give log-likelihoods, so splitting into tokens is in the time. The sides take turns in one process of bench/.venv; figures
 are CPU seconds of one thread, medians of five. The questions are real validation splits (see tests/olmo.py). Appends to data/records/eval.jsonl.
@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(os.environ.get('BENCH_PYTHON', ROOT/'bench'/'.venv'/'bin'/'python'))
 WORK = Path(os.environ.get('BENCH_WORK', '/tmp/andromeda-bench-eval'))
-SETS = dict(piqa=('piqa', 12, 0), boolq=('boolq', 6, 0), piqa5=('piqa', 6, 5), arc5=('arc_easy', 4, 5))      # task, questions, examples in front
+SETS = dict(piqa=('piqa', 48, 0), boolq=('boolq', 20, 0), piqa5=('piqa', 20, 5), arc5=('arc_easy', 12, 5))      # task, questions, examples in front
 REPEATS,BATCHES,VOCAB = 5,(4, 16, 64),50_304
 sys.path[:0] = [str(ROOT), str(ROOT/'tests')]
 

@@ -244,7 +244,7 @@ _UNTIDY = """() => {
     for (const e of [area, ...area.querySelectorAll('div, pre, figure, button, label, .widget-readout')])
       if (seen(e) && e.scrollWidth > e.clientWidth+2 && e.clientWidth && getComputedStyle(e).overflowX !== 'visible' && !e.closest('.CodeMirror, .cm-editor')) say(`cut by ${e.scrollWidth-e.clientWidth} pixels`, e);
     for (const svg of [...area.querySelectorAll('svg')].filter(seen)) {
-      const frame = svg.getBoundingClientRect(), texts = [...svg.querySelectorAll('text')].filter(t => t.textContent.trim()).map(t => [t, t.getBoundingClientRect()]);
+      const frame = svg.getBoundingClientRect(), texts = [...svg.querySelectorAll('text')].filter(t => !['', '×', '…'].includes(t.textContent.trim())).map(t => [t, t.getBoundingClientRect()]);
       for (const [t, at] of texts) if (!within(at, frame, 2)) say('text out of its figure', t);
       texts.forEach(([t, a], i) => texts.slice(i+1).forEach(([u, b]) => {
         if (Math.min(a.right, b.right)-Math.max(a.left, b.left) > 2 && Math.min(a.bottom, b.bottom)-Math.max(a.top, b.top) > 4) say(`text over "${u.textContent}"`, t) }));

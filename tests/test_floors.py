@@ -56,8 +56,8 @@ FLOORS = dict(
     dashboard='core view shards stages runs inspect',
     sweepboard='core view stages sweeps dashboard',
     report='core view runs score',
-    journey='core sources clean dedup leakage tokenizer shards mixture model train stages runs trainer score scoreboard advice report',
-    cli='core view sources clean dedup tokenizer shards convert stages runs trainer tasks harness scoreboard sweeps advice report journey',
+    journey='core engine sources clean dedup leakage tokenizer shards mixture model train stages runs trainer score scoreboard advice report',
+    cli='core engine view sources clean dedup tokenizer shards convert stages runs trainer tasks harness scoreboard sweeps advice report journey',
 )
 FACE = {'view', 'inspect', 'dashboard', 'sweepboard'}                         # what a notebook shows; widgets inside functions only
 WIDGETS = {'ipywidgets', 'anywidget', 'traitlets', 'IPython'}
