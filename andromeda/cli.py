@@ -46,7 +46,7 @@ def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-2f5215aa
+# %% ../nbs/60_cli.ipynb #60-156e471e
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -258,8 +258,7 @@ def _train(args):
     elif args.plan or str(args.folder) in NAMED or args.folder.suffix in ('.toml', '.json'): recipes,catalogue = _recipes(str(args.folder), args.sources)
     else: return train_folder(args.folder)                   # which says what is missing
     out = args.folder if one else (args.out or home()/args.folder.stem).absolute()
-    if not one:
-        for r in recipes: check_recipe(r, catalogue)
+    for r in () if one or args.plan and not args.sources else recipes: check_recipe(r, catalogue)      # a plan needs no data at hand
     if args.plan:
         from andromeda.trainer import plan, plan_text
         plans = [plan(r, out, args.devices, args.gpu) for r in recipes]
