@@ -445,10 +445,10 @@ def marked(
         out.append(part if shown else f'<mark style="background:#D55E0066;color:inherit">{part}</mark>')
     return Html(''.join(out))
 
-# %% ../nbs/01_view.ipynb #01-adda5a7d
+# %% ../nbs/01_view.ipynb #01-7dc84864
 _KEYS = """
 function keyboard(box, model, tell) {              // gives what to do after each drawing
-  const aims = new Map(), name = e => e.dataset.am ? `key ${e.dataset.am}` : e.dataset.amBrush ? `brush ${parseInt(e.dataset.amBrush)}` : e.getAttribute('aria-label');
+  const aims = new Map(), ends = new Map(), name = e => e.dataset.am ? `key ${e.dataset.am}` : e.dataset.amBrush ? `brush ${parseInt(e.dataset.amBrush)}` : e.getAttribute('aria-label');
   const within = (x, low, high) => Math.min(Math.max(x, low), high), range = chart => chart.dataset.amX.split(' ').map(Number);
   const aim = (chart, x) => {                      // the point of a curve that Enter tells
     const [left, right, low, high] = range(chart), at = within(x, low, high), px = left + (at - low) / (high - low || 1) * (right - left);
@@ -459,10 +459,11 @@ function keyboard(box, model, tell) {              // gives what to do after eac
     aims.set(name(chart), at);
   };
   const brush = (bar, by, lower) => {              // 0: take the selection away
-    let [axis, top, bottom, low = 0, high = 1] = bar.dataset.amBrush.split(' ').map(Number);
+    let [axis, , , low = 0, high = 1] = bar.dataset.amBrush.split(' ').map(Number), late = ends.get(axis);
+    if (late && Date.now() - late.when < 3000) ({ low, high } = late);       // what is drawn may be older than the last keys
     if (lower) low = within(low + by/20, 0, high - .05); else high = within(high + by/20, low + .05, 1);
     const all = !by || high - low > .999;
-    bar.dataset.amBrush = [axis, top, bottom, ...(all ? [] : [low, high])].join(' ');
+    ends.set(axis, { low: all ? 0 : low, high: all ? 1 : high, when: Date.now() });
     model.send({ brush: axis, low: all ? 0 : low, high: all ? 0 : high });
   };
   box.addEventListener('focusin', e => { if (e.target.matches('svg[role=slider]')) aim(e.target, aims.get(name(e.target)) ?? range(e.target)[3]); });
