@@ -59,7 +59,7 @@ def _steps(folder):
     found = (re.fullmatch(r'step_(\d+)', p.name) for p in folder.iterdir()) if folder.exists() else ()
     return sorted((int(m[1]) for m in found if m), reverse=True)
 
-# %% ../nbs/31_checkpoint.ipynb #31-63c2dbf3
+# %% ../nbs/31_checkpoint.ipynb #31-0289958d
 def checkpoint_damage(checkpoint:Path)->str|None:
     "What is wrong with a checkpoint folder, or None. Raises `ValueError` for a whole one that a newer version has written."
     try: files = (commit := read_json(checkpoint/'COMMIT.json'))['files']
@@ -82,12 +82,15 @@ def sweep_checkpoints(folder:Path):
     "Remove what killed saves left. Only for the process that trains: another one's save may be under way."
     for p in folder.glob('.step_*.part'): shutil.rmtree(p)
 
-def load_checkpoint(checkpoint:Path)->tuple[dict[str,dict[str,torch.Tensor]],dict]:
+def load_checkpoint(
+    checkpoint:Path,
+    only:str='*',     # The one file that is wanted: to ask a model, its optimiser, twice as large, need not be read
+)->tuple[dict[str,dict[str,torch.Tensor]],dict]:
     "The tensors by file, and the state, as `save_checkpoint` was given them."
     def read(path):
         try: return load_file(path)
         except SafetensorError as e: raise ValueError(f"{path} holds no tensors ({e}): it was not written by save_checkpoint. Take another checkpoint.") from None
-    tensors = {p.stem: read(p) for p in sorted(checkpoint.glob('*.safetensors'))}
+    tensors = {p.stem: read(p) for p in sorted(checkpoint.glob(f'{only}.safetensors'))}
     return tensors, read_json(checkpoint/'state.json')
 
 # %% ../nbs/31_checkpoint.ipynb #31-016

@@ -415,7 +415,7 @@ def balance(
     assert not wrong and files.keys() == read.keys(), f"{cleaned.folder}: read is not kept + filtered + quarantined in {wrong or read.keys() ^ files.keys()}"
     return files
 
-# %% ../nbs/11_clean.ipynb #11-034
+# %% ../nbs/11_clean.ipynb #11-b6ad1d82
 @dataclass(frozen=True)
 class Measured:
     "The signals of several sources, in memory."
@@ -453,12 +453,13 @@ def what_if(
     rules:dict[str,tuple[Rule,...]]|None=None,  # By source; default: those it was cleaned with
     bytes_per_token:float=4,                    # A guess; nbs/14_tokenizer measures it
 )->list[dict]:  # By source: source, tier, documents, kept, bytes, kept_bytes, kept_tokens, removed {rule: documents that fail it}
-    "What other thresholds would keep. Raises `ValueError` with the nearest name for a rule that no source has."
+    "What other thresholds would keep. Raises `ValueError` with the nearest name for a rule that no source has, and for a threshold that is no finite number."
     rules = measured.rules if rules is None else rules
     thresholds = thresholds or {}
     known = [*dict.fromkeys(r.name for source in rules.values() for r in source), *(f'{s}/{r.name}' for s,found in rules.items() for r in found)]
-    for name in thresholds:
+    for name,bound in thresholds.items():
         if name not in known: raise unknown('rule', name, known)
+        if bound is not None and not np.isfinite(bound): raise ValueError(f"The threshold of {name!r} is {bound}, expected a finite number; None leaves the rule out.")
     rows = []
     for source,(a,b) in measured.spans.items():
         view,gone,removed = {n: c[a:b] for n,c in measured.columns.items()},np.zeros(b-a, bool),{}

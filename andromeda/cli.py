@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['main', 'run_command']
 
-# %% ../nbs/60_cli.ipynb #60-0d61f116
-import argparse, errno, gc, json, os, shlex, sys
+# %% ../nbs/60_cli.ipynb #60-822fd521
+import argparse, errno, gc, json, math, os, shlex, sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
-from .core import home, unknown
+from .core import file_place, home, safe_name, unknown
 
-# %% ../nbs/60_cli.ipynb #60-0e788f4a
+# %% ../nbs/60_cli.ipynb #60-502ff496
 def main(
     argv:list[str]|None=None,  # Words after the command; default: those of this process
 )->None:
@@ -29,18 +29,24 @@ def run_command(argv:list[str])->int:
     except BrokenPipeError:                            # `andromeda ... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as e:
-        if e.errno == errno.ENOSPC: return _say(f"The disk is full: {e}. What is finished is kept; make room and run the same command again to go on.", 2)
-        if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM): return _say(f"Cannot write there: {e}. Choose a folder of yours with --out.", 2)
-        return _say(f"A file operation failed: {e}. Run the same command again to go on.", 2)
+    except OSError as e: return _say(_way_out(e), 2)
     except (RuntimeError, FloatingPointError, MemoryError) as e: return _say(str(e), 1)
     except KeyboardInterrupt: return _say('Stopped. Run the same command again to go on.', 130)
+
+def _way_out(e):
+    "What the file system said, and what to do about it."
+    if e.errno == errno.ENOSPC: return f"The disk is full: {e}. What is finished is kept; make room and run the same command again to go on."
+    if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM): return f"Cannot write there: {e}. Choose a folder of yours with --out."
+    if e.errno in (errno.ENOTDIR, errno.EEXIST): return f"A file is where a folder should be: {e}. Choose another path."
+    if e.errno == errno.EISDIR: return f"A folder is where a file should be: {e}. Choose another path."
+    if e.errno in (errno.ENOENT, errno.ENAMETOOLONG): return f"There is nothing under that name: {e}. Correct the path."
+    return f"A file operation failed: {e}. Run the same command again to go on."
 
 def _say(message, code):
     print(f'andromeda: {message}', file=sys.stderr)
     return code
 
-# %% ../nbs/60_cli.ipynb #60-4fe68426
+# %% ../nbs/60_cli.ipynb #60-156e471e
 def _parser():
     "The commands and their options."
     parser = argparse.ArgumentParser('andromeda', description='Pretrain small language models in three stages on data in priority tiers.')
@@ -90,7 +96,7 @@ def _training_commands(command):
     p.add_argument('--storage', default='', metavar='URL', help='a database for several machines: postgresql+psycopg://USER@HOST/NAME, password in PGPASSWORD (default: SQLite in the folder)')
     p.add_argument('--workers', type=int, default=1, help='trials at a time (default: 1)')
     p.add_argument('--worker', type=int, metavar='N', help='be one worker, of this number, in this process')
-    p.add_argument('--promote', metavar='NAME', help='write the best trial as the recipe NAME.json in the folder of the sweep')
+    p.add_argument('--promote', metavar='NAME', help='write the best trial as the recipe NAME.toml in the folder of the sweep')
     p = command('advise', _advise, 'What to change next in a run, with the evidence and how sure it is.')
     p.add_argument('folder', type=Path, help='the run: a folder with recipe.json')
     p = command('train', _train, 'Train one run in this process, from wherever it is; or say what it would take.')
@@ -121,7 +127,7 @@ def _road(p):
     p.add_argument('--out', type=Path, help='folder for everything (default: data/home/RECIPE); what is done in it is not done again')
     p.add_argument('--sources', type=Path, metavar='FILE', help='a catalogue of your own in TOML; all its sources are used')
     p.add_argument('--workers', type=int, help='processes for the work on the data (default: all cores)')
-    p.add_argument('--backend', default='processes', help='processes (of this machine, the default) or ray (a cluster: RAY_ADDRESS, or one made here)')
+    p.add_argument('--backend', choices=('processes', 'ray'), default='processes', help='processes (of this machine, the default) or ray (a cluster: RAY_ADDRESS, or one made here)')
     return p
 
 def _asked(args):
@@ -167,7 +173,13 @@ def _runs(args):
     root = args.folder or home()
     if not root.is_dir(): raise ValueError(f"There is no folder {root}: give the --out folder of an `andromeda run`.")
     if args.processes < 1: raise ValueError(f"--processes is {args.processes}, expected 1 or more.")
-    if any((args.pause, args.resume, args.stop, args.save, args.fork)) or args.lr_scale is not None: return _steer(args, root)
+    steers = any((args.pause, args.resume, args.stop, args.save, args.fork)) or args.lr_scale is not None
+    _goes_with('--step', args.step is not None, '--fork NEW', args.fork)
+    _goes_with('--processes', args.processes > 1, '--resume', args.resume)
+    _goes_with('--follow', args.follow, '--to WRITER', args.to)
+    for what in ('--to', '--json'): _apart(what, getattr(args, what[2:]), 'what steers a run', steers)
+    _apart('--lr-scale', args.lr_scale is not None, '--fork', args.fork)
+    if steers: return _steer(args, root)
     one = (root/'recipe.json').exists()
     found = [Run(root)] if one else [run for folder in [root, *sorted(p for p in root.glob('**/runs') if p.is_dir())] for run in runs(folder)]
     if args.to:
@@ -176,6 +188,14 @@ def _runs(args):
         return
     if args.json: return _print_json([dict(folder=run.folder, alive=run.alive(), control=run.control) | run.status for run in found])
     print(*found or [f'no runs in {root}'], sep='\n')
+
+def _goes_with(option, given, other, there):
+    "Raise for an option that would be passed over, for want of another."
+    if given and not there: raise ValueError(f"{option} is of use with {other} only: give both, or neither.")
+
+def _apart(option, given, other, there):
+    "Raise for two options of which one would be passed over."
+    if given and there: raise ValueError(f"{option} and {other} are two requests: give them one after the other.")
 
 def _steer(args, folder):
     "Ask something of one run."
@@ -188,20 +208,26 @@ def _steer(args, folder):
     print(run)
 
 def _sweep(args):
-    from andromeda.sweeps import Sweep, create_sweep, promote, read_space, run_sweep, trials, work
+    from andromeda.sweeps import Sweep, check_sweep, create_sweep, promote, read_space, run_sweep, trials, work
     from andromeda.view import table_text
     folder = Path(args.recipe)
     if args.workers < 1: raise ValueError(f"--workers is {args.workers}, expected 1 or more.")
-    if (folder/'sweep.json').exists(): sweep = Sweep(folder.absolute())
+    if (folder/'sweep.json').exists():
+        if given := [f'--{what}' for what in ('vary', 'out', 'sources') if getattr(args, what)]:
+            raise ValueError(f"The plan of the sweep in {folder} is made: leave out {' and '.join(given)} to go on with it, or begin another one from a recipe.")
+        sweep = Sweep(folder.absolute())
     else:
-        from andromeda.journey import prepare
+        from andromeda.journey import check_recipe, prepare
         (recipe,*_),catalogue = _recipes(args.recipe, args.sources)
         space,out = read_space(args.vary),(args.out or home()/folder.stem).absolute()
         if not space: raise ValueError("Say what to vary, as --vary batch=8,16 'stages.*.peak_lr=0.25..4:log:times'.")
+        check_sweep(recipe, space, args.trials, args.method, args.pruner, args.seed, args.storage)
+        safe_name(args.name)
+        check_recipe(recipe, catalogue)
         p = prepare(recipe.corpus, out, catalogue)
-        sweep = create_sweep(out/'sweeps'/args.name, recipe, space, p.tiers, p.shards, p.tokenizer, args.trials, args.method, args.pruner, args.seed, args.storage)
+        with _bar(args, 'plan the sweep'): sweep = create_sweep(out/'sweeps'/args.name, recipe, space, p.tiers, p.shards, p.tokenizer, args.trials, args.method, args.pruner, args.seed, args.storage)
     if args.worker is not None: return print(f'{work(sweep, worker=args.worker)} trials done')
-    if args.promote: return print(f'{promote(sweep, args.promote).name}: {sweep.folder/(args.promote+".json")}')
+    if args.promote: return print(f'{promote(sweep, args.promote).name}: {sweep.folder/(args.promote+".toml")}')
     said = ''
     with _bar(args, 'sweep', 'trial') as show:
         for rows in run_sweep(sweep, args.workers):
@@ -221,14 +247,18 @@ def _advise(args):
     print('Nothing that is sure enough to act on.', *([f'A suspicion: {weak}'] if weak else []), sep='\n')
 
 def _train(args):
-    from andromeda.journey import train_folder
+    from andromeda.journey import check_recipe, train_folder
     from andromeda.runs import Run, control
     from andromeda.stages import NAMED
     one = (args.folder/'recipe.json').exists()
+    if one and (given := [f'--{what}' for what in ('out', 'sources') if getattr(args, what)]):
+        raise ValueError(f"{args.folder} is a run, which has its folder and its data: leave out {' and '.join(given)}, or give a recipe.")
+    for what,usual in (('devices', 1), ('gpu', 'H100')): _goes_with(f'--{what}', getattr(args, what) != usual, '--plan', args.plan)
     if one: recipes,catalogue = (Run(args.folder).recipe,),None
     elif args.plan or str(args.folder) in NAMED or args.folder.suffix in ('.toml', '.json'): recipes,catalogue = _recipes(str(args.folder), args.sources)
     else: return train_folder(args.folder)                   # which says what is missing
     out = args.folder if one else (args.out or home()/args.folder.stem).absolute()
+    for r in () if one or args.plan and not args.sources else recipes: check_recipe(r, catalogue)      # a plan needs no data at hand
     if args.plan:
         from andromeda.trainer import plan, plan_text
         plans = [plan(r, out, args.devices, args.gpu) for r in recipes]
@@ -249,7 +279,7 @@ def _made(recipes, out, catalogue):
         with progress_bar('plan the run'): made.append(create_run(out/'runs'/r.name, r, p.tiers, p.shards, p.tokenizer).folder)
     return made
 
-# %% ../nbs/60_cli.ipynb #60-e146921a
+# %% ../nbs/60_cli.ipynb #60-ef07f8b9
 def _data_commands(command):
     "The steps before training."
     p = _road(command('clean', _clean, 'Read and clean the sources of a recipe; say what each rule removes, and what another threshold would keep.'))
@@ -279,10 +309,11 @@ def _clean(args):
     from andromeda.clean import load_signals, removals, restore, what_if
     from andromeda.dedup import account, totals
     from andromeda.view import table_text, visible
+    _apart('--show', args.show, '--json', args.json)
+    thresholds = dict(_threshold(word) for word in args.what_if)
     p = _steps(args, 'clean')
     with _bar(args, 'count'): rows = [dict(tier=p.tiers[n], source=n) | totals(files) for n,files in account(p.documents, p.cleaned, p.duplicates, p.leaked).items()]
     rules = [dict(source=n, rule=rule, documents=count) for n,a in p.cleaned.items() for rule,count in a.counts['rules'].items() if count]
-    thresholds = dict(_threshold(word) for word in args.what_if)
     with _bar(args, 'count again'): other = what_if(load_signals(p.cleaned, p.tiers), thresholds) if thresholds else []
     if args.json: return _print_json(dict(sources=rows, rules=rules, what_if=other))
     print(table_text(rows), table_text(rules), sep='\n\n')
@@ -298,12 +329,15 @@ def _clean(args):
 def _threshold(word):
     "RULE=VALUE as a pair."
     name,_,value = word.rpartition('=')
-    try: return name, None if value == 'none' else float(value)
-    except ValueError: raise ValueError(f"--what-if {word}: expected RULE=VALUE with a number, or none to leave the rule out, like short=100.") from None
+    try: bound = None if value == 'none' else float(value)
+    except ValueError: bound = math.nan
+    if not name or bound is not None and not math.isfinite(bound): raise ValueError(f"--what-if {word}: expected RULE=VALUE with a finite number, or none to leave the rule out, like short=100.")
+    return name, bound
 
 def _tokenizer(args):
     from andromeda.tokenizer import Encoder, compare
     from andromeda.view import visible
+    _apart('--text', args.text is not None, '--against', args.against)
     p = _steps(args, 'tokenizer')
     ours = Encoder(p.tokenizer)
     if args.text is not None:
@@ -338,7 +372,7 @@ def _shards(args):
     rows = [dict(tier=p.tiers[n], source=n) | {f'{s} tokens': a.counts[f'{s}_tokens'] for s in SPLITS} | dict(bytes=sum(f[0] for f in a.manifest['files'].values())) for n,a in p.shards.items()]
     print(table_text(rows, formats=dict(bytes=bytes_text))) if not args.json else _print_json(rows)
 
-# %% ../nbs/60_cli.ipynb #60-7f35fdaf
+# %% ../nbs/60_cli.ipynb #60-a13a8127
 def _model_commands(command):
     "What is done with finished work."
     p = command('export', _export, 'Write the model of a run for other tools: a folder of transformers, or one file of safetensors.')
@@ -376,6 +410,8 @@ def _model_commands(command):
 
 def _export(args):
     run = _one_run(args.folder)
+    if args.to.suffix == '.safetensors': file_place(args.to)
+    elif args.to.exists() and not args.to.is_dir(): raise ValueError(f"{args.to} is a file: give a new folder, or a name that ends in .safetensors.")
     with _bar(args, 'export'):
         from andromeda.convert import save_model, to_transformers      # loads torch, which takes a while
         from andromeda.runs import run_artefact
@@ -405,6 +441,8 @@ def _eval(args):
     for what in ('shots', 'limit'):
         if (n := getattr(args, what)) is not None and n < (what == 'limit'): raise ValueError(f"--{what} is {n}, expected {int(what == 'limit')} or more.")
     run = _one_run(args.folder)
+    _goes_with('--harness-files', args.harness_files, '--harness', args.harness)
+    for what in ('tasks', 'data', 'against'): _apart(f'--{what}', getattr(args, what), '--harness', args.harness)
     if args.harness: return _eval_harness(args, run)
     if args.heads and (args.shots or not args.tasks): raise ValueError("--heads asks what was trained for --tasks, without examples: name the tasks, and leave --shots out.")
     with _bar(args, 'load'), _loading():
@@ -431,7 +469,7 @@ def _tune(args):
     how = {k: getattr(args, k) for k in ('epochs', 'peak_lr', 'batch', 'length', 'seed')}
     for what in ('limit', 'epochs', 'batch', 'length'):
         if (n := getattr(args, what)) is not None and n < 1: raise ValueError(f"--{what} is {n}, expected 1 or more.")
-    notes = tune_run(_one_run(args.folder), find_tasks(args.tasks), args.step, args.data, args.limit, **how)
+    with _bar(args, 'train heads'): notes = tune_run(_one_run(args.folder), find_tasks(args.tasks), args.step, args.data, args.limit, **how)
     if args.json: return _print_json(notes)
     print(table_text([dict(task=n['task'], step=n['step'], texts=n['texts'], steps=len(n['losses']), first_loss=f"{n['losses'][0]:.3f}", last_loss=f"{n['losses'][-1]:.3f}") for n in notes.values()]))
 
@@ -455,6 +493,7 @@ def _report(args):
         if not isinstance(found, dict) or 'models' not in found: raise ValueError(f"{folder/'report.json'} is no report of `andromeda run`: delete it and run that again.")
     if len(results) < len(args.folder): raise ValueError("Two of the folders have the same name, by which their models are told apart: rename one.")
     result = next(iter(results.values()))
+    if args.out: file_place(args.out)
     with _bar(args, 'draw'):
         if len(results) == 1:
             write_report(result, args.folder[0])

@@ -6,20 +6,20 @@
 __all__ = ['LAYOUTS', 'GAMMA', 'save_model', 'load_model', 'to_transformers', 'from_transformers', 'register', 'from_palm_rlhf',
            'to_palm_rlhf']
 
-# %% ../nbs/22_convert.ipynb #22-22372302
+# %% ../nbs/22_convert.ipynb #22-399b10b4
 import functools, importlib.util, json, os, re
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from .core import read_json, sync_folder, unknown, write_json
+from .core import file_place, read_json, sync_folder, unknown, write_json
 from .model import COMMON, FAMILIES, LM, ModelConfig
 
-# %% ../nbs/22_convert.ipynb #22-ae3d03e7
+# %% ../nbs/22_convert.ipynb #22-0692e953
 def _write_tensors(tensors, path, metadata):
     "A whole safetensors file at `path`, or none. Raises `ValueError` where there is no folder for it, `OSError` for what the disk says."
-    if not path.parent.is_dir(): raise ValueError(f"There is no folder {path.parent} to write {path.name} into: make it, or choose another.")
+    file_place(path)
     part = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         save_file({n: w.detach().cpu().contiguous() for n,w in tensors.items()}, part, metadata)
@@ -174,7 +174,7 @@ def _their_config(c, kind, end):
         max_position_embeddings=c.max_len+extra, type_vocab_size=c.segments, hidden_act='gelu', layer_norm_eps=c.norm_eps, pad_token_id=extra//2,
         hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
 
-# %% ../nbs/22_convert.ipynb #22-016
+# %% ../nbs/22_convert.ipynb #22-fe111994
 def to_transformers(
     model:LM,
     folder:Path,          # To be made; must be empty or absent
@@ -188,6 +188,7 @@ def to_transformers(
     folder,kind = Path(folder), _format(model.config)
     if kind=='andromeda' and not model.config.causal:
         raise ValueError("transformers has no class for this mixture of parts that reads both ways: keep it with save_model.")
+    if folder.is_file(): raise ValueError(f"{folder} is a file: give a new folder, or use save_model for one file, which ends in .safetensors.")
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()): raise ValueError(f"{folder} is not empty: give a new folder.")
     weights = model.state_dict()

@@ -236,7 +236,7 @@ class _Steering:
 
     def _on_batch(self, told): self.document.value = document_html(self.shown.shelf, int(told['key'].removeprefix('doc ')))
 
-# %% ../nbs/51_dashboard.ipynb #51-e7be22b2
+# %% ../nbs/51_dashboard.ipynb #51-3f273c24
 SHARE = .02     # Of a core that drawing curves may take
 
 def _mark(watched):
@@ -276,6 +276,7 @@ class Dashboard(_Steering, Panel):
         self.said = w.Label()
         self.status,self.charts,self.samples,self.document = (clickable(Html()) for _ in range(4))
         self.loss,self.batch = clickable(Html(), self._on_curve),clickable(Html(), self._on_batch)
+        self.document.layout = dict(max_height='30em', overflow='auto')        # a long document does not push the curves away
         for panel,name in ((self.status, 'am-status'), (self.loss, 'am-loss'), (self.batch, 'am-batch'), (self.document, 'am-doc'), (self.said, 'am-said')): panel.add_class(name)
         self.run.observe(lambda _: self._chosen(), 'value')
         self.lr_scale.observe(lambda change: self._do(self._scale), 'value')

@@ -187,7 +187,7 @@ def runs(folder:Path)->list[Run]:
     "All runs in `folder`, live and past, by name."
     return [Run(p.parent) for p in sorted(Path(folder).glob('*/recipe.json')) if _is_plan(read_json(p))]
 
-# %% ../nbs/34_runs.ipynb #34-30fcea40
+# %% ../nbs/34_runs.ipynb #34-1bcffa32
 def fork_run(
     run:Run,
     folder:Path,         # Of the new run
@@ -200,6 +200,7 @@ def fork_run(
     if step not in there: raise ValueError(f"{run.folder.name} has no checkpoint at step {step}; there are {there or 'none'}. Ask for one with control(run, save=True).")
     old = run.recipe
     if Path(folder).resolve() == run.folder.resolve(): raise ValueError(f"{folder} is the run that would be forked: choose another folder.")
+    if Path(folder).is_file(): raise ValueError(f"{folder} is a file: choose a new folder for the fork.")
     for key in changes:
         if key not in plain(old): raise unknown('field of Recipe', key, plain(old))
     recipe = replace(old, **changes)

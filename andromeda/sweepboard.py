@@ -7,7 +7,7 @@ __all__ = ['SHARE', 'places', 'suggested', 'space_html', 'look', 'best_of', 'tri
            'parallel_html', 'curves_html', 'importance_html', 'trial_html', 'SweepBoard', 'sweep_html', 'SpaceBoard',
            'find_sweeps', 'show_sweep']
 
-# %% ../nbs/52_sweepboard.ipynb #52-fd3f67ca
+# %% ../nbs/52_sweepboard.ipynb #52-934740c4
 import dataclasses, math, signal, socket, threading, time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pathlib import Path
 from .core import Artefact, home, read_json, safe_name, time_text, write_json
 from .dashboard import Watched, loss_html, status_html
 from .stages import Recipe
-from .sweeps import METHODS, PRUNERS, RUNGS, STOPPED, Range, Space, Sweep, _places, _points, at_work, create_sweep, end_workers, launch_sweep, promote, read_space, stop_trial, trials, varied
+from .sweeps import METHODS, PRUNERS, RUNGS, STOPPED, Range, Space, Sweep, _places, _points, at_work, check_sweep, create_sweep, end_workers, launch_sweep, promote, read_space, stop_trial, trials, varied
 from .view import Html, Panel, _axis, _cut, _figure, _rule, _text, _tick_texts, _ticks, bars, clickable, safe, table, visible
 
 # %% ../nbs/52_sweepboard.ipynb #52-c68852e4
@@ -46,7 +46,7 @@ def suggested(
     if isinstance(value, float): return Range(.25, 4, log=True, times=True) if name == 'peak_lr' else Range(value/4, min(1., 4*value) if value < 1 else 4*value, log=True) if value else Range(0, .5)
     return [value]
 
-# %% ../nbs/52_sweepboard.ipynb #52-cfc5f46b
+# %% ../nbs/52_sweepboard.ipynb #52-2397e1fe
 def space_html(
     recipe:Recipe,
     space:Space,
@@ -57,6 +57,7 @@ def space_html(
 )->Html:
     "The first points of a sweep, with the recipe's own values above. Raises `ValueError` for a space that the recipe does not have."
     def row(r, name, why=''): return dict(trial=name) | {w: places(r)[w] for w in space} | dict(why=why)
+    check_sweep(recipe, space, trials, method, seed=seed)
     rows,points = [row(recipe, 'the recipe')],_points(recipe, space, method, trials, seed)
     for i,point in enumerate(p for p in points[:most] if p):
         try: rows.append(row(varied(recipe, point, space), str(i)))
@@ -286,7 +287,7 @@ def trial_html(
     watched = Watched(run)
     return Html(differs + why + status_html([watched]) + loss_html([watched]))
 
-# %% ../nbs/52_sweepboard.ipynb #52-45f6d107
+# %% ../nbs/52_sweepboard.ipynb #52-1fb410bb
 SHARE = .02       # Of a core's time that the thread of a board takes at most
 
 class _Deeds:
@@ -314,7 +315,7 @@ class _Deeds:
 
     def _promote(self):
         recipe = promote(self.sweep, self.name.value, self.trial.value)
-        path = self.sweep.folder/f'{recipe.name}.json'
+        path = self.sweep.folder/f'{recipe.name}.toml'
         return f'trial {self.trial.value} is the recipe {recipe.name} now: andromeda run {path}'
 
     def _best(self):

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Space', 'METHODS', 'PRUNERS', 'RUNGS', 'STARTUP', 'STOPPED', 'PLOTS', 'Range', 'varied', 'read_space', 'Sweep',
-           'create_sweep', 'Refused', 'give_back', 'work', 'trials', 'results', 'best_trial', 'validation_bits',
-           'trial_run', 'train_trial', 'start_workers', 'launch_sweep', 'run_sweep', 'at_work', 'end_workers',
-           'stop_trial', 'promote', 'plot_sweep']
+           'check_sweep', 'create_sweep', 'Refused', 'give_back', 'work', 'trials', 'results', 'best_trial',
+           'validation_bits', 'trial_run', 'train_trial', 'start_workers', 'launch_sweep', 'run_sweep', 'at_work',
+           'end_workers', 'stop_trial', 'promote', 'plot_sweep']
 
-# %% ../nbs/42_sweeps.ipynb #42-e04e1f42
+# %% ../nbs/42_sweeps.ipynb #42-c84d09e4
 import dataclasses, fcntl, itertools, json, math, os, signal, socket, subprocess, sys, time, warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +17,9 @@ from pathlib import Path
 
 from .core import Artefact, fingerprint, locked, plain, read_json, safe_name, unknown, write_json
 from .runs import Run, control, create_run, launch, run_artefact
-from .stages import SIMPLE, Recipe, recipe_from_dict, recipe_to_dict
+from .stages import SIMPLE, Recipe, recipe_from_dict, recipe_to_dict, save_recipe
 
-# %% ../nbs/42_sweeps.ipynb #42-38b22478
+# %% ../nbs/42_sweeps.ipynb #42-ef31119e
 @dataclass(frozen=True)
 class Range:
     "All values between two."
@@ -29,22 +29,23 @@ class Range:
     times:bool=False  # Of factors to the recipe's own value, rather than values
 
     def __post_init__(self):
-        if not self.low < self.high or self.log and self.low <= 0:
-            raise ValueError(f"A range from {self.low} to {self.high}{' on a logarithmic scale' if self.log else ''}: expected a low end {'above 0 and ' if self.log else ''}below the high end.")
+        if not self.low < self.high or self.log and self.low <= 0 or math.inf in (-self.low, self.high):
+            raise ValueError(f"A range from {self.low} to {self.high}{' on a logarithmic scale' if self.log else ''}: expected a finite low end {'above 0 and ' if self.log else ''}below the high end.")
 
 Space = dict[str, Range|list]   # By place in the recipe
 
 def _places(recipe, where):
     "The objects (stage number, or None for the recipe itself) and the field that `where` names."
-    first,*rest = where.split('.')
+    first,_,rest = where.partition('.')
     if first != 'stages':
         field,cls,at = where,Recipe,[None]
         if field in ('name', 'corpus', 'stages', 'prompts', 'betas'): raise ValueError(f"{field!r} cannot be varied: all trials of a sweep read the same shards, and a value is one number or word.")
     else:
         names = [s.name for s in recipe.stages]
-        if len(rest) != 2: raise ValueError(f"{where!r} names no field of a stage: expected stages.NAME.FIELD, or stages.*.FIELD for all of them.")
-        if rest[0] not in names and rest[0] != '*': raise unknown('stage', rest[0], [*names, '*'])
-        field,cls,at = rest[1],type(recipe.stages[0]),[i for i,n in enumerate(names) if rest[0] in (n, '*')]
+        stage,_,field = rest.rpartition('.')           # a stage may have dots in its name
+        if not stage: raise ValueError(f"{where!r} names no field of a stage: expected stages.NAME.FIELD, or stages.*.FIELD for all of them.")
+        if stage not in names and stage != '*': raise unknown('stage', stage, [*names, '*'])
+        cls,at = type(recipe.stages[0]),[i for i,n in enumerate(names) if stage in (n, '*')]
     known = {f.name: f.type for f in dataclasses.fields(cls)}
     if field not in known: raise unknown(f'field of a {cls.__name__}', field, known)
     return at,field,known[field]
@@ -156,7 +157,7 @@ def _study(plan, folder, worker=0):
                   none=optuna.pruners.NopPruner)[plan['pruner']]()
     return optuna.load_study(study_name=plan['study'], storage=_storage(plan, folder), sampler=sampler, pruner=pruner)
 
-# %% ../nbs/42_sweeps.ipynb #42-64c17e66
+# %% ../nbs/42_sweeps.ipynb #42-34b22575
 def _ask(trial, recipe, space):
     "What the sampler wants to try at each place."
     def one(where, s):
@@ -167,15 +168,39 @@ def _ask(trial, recipe, space):
 
 def _points(recipe, space, method, trials, seed):
     "What is known beforehand of each trial: all of a grid or random search, the beginning of TPE."
-    if method == 'grid':
-        if ranges := [w for w,s in space.items() if isinstance(s, Range)]: raise ValueError(f"A grid needs lists of values: {', '.join(ranges)} is a range.")
-        return [dict(zip(space, values)) for values in itertools.product(*space.values())]
+    if method == 'grid': return [dict(zip(space, values)) for values in itertools.product(*space.values())]
     optuna = _optuna()
     draw = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     known = min(trials, STARTUP) if method == 'tpe' else trials
     return [_ask(draw.ask(), recipe, space) for _ in range(known)] + [{} for _ in range(trials-known)]
 
-# %% ../nbs/42_sweeps.ipynb #42-e33f2155
+# %% ../nbs/42_sweeps.ipynb #42-6c71bdde
+def check_sweep(
+    recipe:Recipe,
+    space:Space,
+    trials:int=20,
+    method:str='tpe',
+    pruner:str='none',
+    seed:int=0,
+    storage:str='',
+):
+    "Raises `ValueError` for words and numbers that `create_sweep` does not take; needs no data."
+    for what,word,options in (('method', method, METHODS), ('pruner', pruner, PRUNERS)):
+        if word not in options: raise unknown(what, word, options)
+    if not space: raise ValueError("The search space is empty: name at least one place of the recipe to vary, as batch=8,16.")
+    if '@' in storage and ':' in storage.partition('://')[2].rpartition('@')[0]: raise ValueError("The address of the database holds a password, which would be written to a file: leave it out and set PGPASSWORD.")
+    if trials < 1: raise ValueError(f"trials is {trials}, expected 1 or more.")
+    if not 0 <= seed < 2**22: raise ValueError(f"seed is {seed}, expected 0 or more, below {2**22:,}.")      # times 1000, it must fit Optuna's 32 bits
+    for where,s in space.items():
+        _,_,kind = _places(recipe, where)
+        if isinstance(s, Range) and kind not in (int, float, int|None, float|None): raise ValueError(f"{where} is a word: give a list of values instead of a range.")
+        if isinstance(s, Range) and kind in (int, int|None) and not s.times and not (float(s.low).is_integer() and float(s.high).is_integer()):
+            raise ValueError(f"{where} is a whole number, and {s.low:g}..{s.high:g} does not begin and end with one: give whole ends, or, for factors of the recipe's own value, {where}={s.low:g}..{s.high:g}:times.")
+        if isinstance(s, Range) and method == 'grid': raise ValueError(f"A grid needs lists of values: {where} is a range.")
+        if not isinstance(s, Range) and not s: raise ValueError(f"{where} has no values to try.")
+        if wrong := [v for v in s if not isinstance(v, SIMPLE[kind])] if isinstance(s, list) else []: raise ValueError(f"{where} cannot be {wrong[0]!r}: expected {' or '.join(t.__name__ for t in SIMPLE[kind] if t is not type(None))}.")
+
+# %% ../nbs/42_sweeps.ipynb #42-386ac8d4
 def create_sweep(
     folder:Path,                # Usually home/sweeps/NAME
     recipe:Recipe,              # What is varied
@@ -198,16 +223,8 @@ def create_sweep(
     """
     folder = Path(folder)
     safe_name(folder.name)
-    for what,options in (('method', METHODS), ('pruner', PRUNERS)):
-        if locals()[what] not in options: raise unknown(what, locals()[what], options)
-    if not space: raise ValueError("The search space is empty: name at least one place of the recipe to vary, as batch=8,16.")
-    if '@' in storage and ':' in storage.partition('://')[2].rpartition('@')[0]: raise ValueError("The address of the database holds a password, which would be written to a file: leave it out and set PGPASSWORD.")
-    if trials < 1 or heartbeat < 1: raise ValueError(f"trials is {trials} and heartbeat {heartbeat}, expected 1 or more of each.")
-    for where,s in space.items():
-        _,_,kind = _places(recipe, where)
-        if isinstance(s, Range) and kind not in (int, float, int|None, float|None): raise ValueError(f"{where} is a word: give a list of values instead of a range.")
-        if not isinstance(s, Range) and not s: raise ValueError(f"{where} has no values to try.")
-        if wrong := [v for v in s if not isinstance(v, SIMPLE[kind])] if isinstance(s, list) else []: raise ValueError(f"{where} cannot be {wrong[0]!r}: expected {' or '.join(t.__name__ for t in SIMPLE[kind] if t is not type(None))}.")
+    check_sweep(recipe, space, trials, method, pruner, seed, storage)
+    if heartbeat < 1: raise ValueError(f"heartbeat is {heartbeat}, expected 1 or more.")
     decides = plain(dict(version=1, recipe=recipe_to_dict(recipe), space=space, trials=trials, method=method, pruner=pruner, seed=seed, tiers=tiers,
                          shards={n: a.fingerprint for n,a in shards.items()}, tokenizer=tokenizer.fingerprint))
     mark = fingerprint(decides)
@@ -496,18 +513,17 @@ def stop_trial(
     sweep.unwanted(index).parent.mkdir(exist_ok=True)
     sweep.unwanted(index).touch()
 
-# %% ../nbs/42_sweeps.ipynb #42-74ec9047
+# %% ../nbs/42_sweeps.ipynb #42-bb31bb96
 def promote(
     sweep:Sweep,
     name:str,              # Of the new recipe
     trial:int|None=None,   # Default: the best
 )->Recipe:
-    "The recipe of a trial under a name of its own, also written to the sweep's folder as NAME.json. Raises `ValueError` for a trial that has no point yet."
+    "The recipe of a trial under a name of its own, also written to the sweep's folder as NAME.toml, for `andromeda run` or `train`. Raises `ValueError` for a trial that has no point yet."
     row = best_trial(sweep) if trial is None else next((r for r in trials(sweep) if r['trial'] == trial), None)
     if row is None or any(row[w] is None and None not in _values(s) for w,s in sweep.space.items()): raise ValueError(f"Trial {trial} of {sweep.folder} is not one that was begun.")
-    if name == 'sweep': raise ValueError("A recipe of the name 'sweep' would replace the plan of the sweep, sweep.json: choose another name.")
     recipe = replace(varied(sweep.recipe, {w: row[w] for w in sweep.space}, sweep.space), name=safe_name(name))
-    write_json(sweep.folder/f'{name}.json', recipe_to_dict(recipe))
+    save_recipe(recipe, sweep.folder/f'{name}.toml')
     return recipe
 
 def _values(s): return s if isinstance(s, list) else []

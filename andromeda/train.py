@@ -36,7 +36,7 @@ def next_token(
         return model(inputs_BT, targets_BT=targets_BT, **more), targets_BT.numel()
     return F.cross_entropy(model(inputs_BT, **more).float().flatten(0, 1), targets_BT.flatten(), reduction='sum'), targets_BT.numel()
 
-# %% ../nbs/32_train.ipynb #32-6118b602
+# %% ../nbs/32_train.ipynb #32-beaa6ee1
 def train(
     model:torch.nn.Module,                # May be spread over processes, see `spread`
     optimizer:torch.optim.Optimizer,
@@ -58,11 +58,12 @@ def train(
     the stop button) never leaves half an update: what the last record says is done is done, and `start` goes on from there.
     The result does not depend on `micro_batch` or the number of processes, up to rounding. A step with a loss or gradient that is
     not finite, on any process, is skipped by all: parameters and optimiser stay as they were. After `most_skipped` of them in a row,
-    `FloatingPointError`. Where memory runs out, a single process goes on with half the `micro_batch`; several raise `MemoryError`.
+    `FloatingPointError`. Where memory runs out, a single process goes on with half the `micro_batch`. Several under DDP find
+    together what fits all of them, in the first two steps (in the second one the optimiser's state is there too); what runs out later, or under FSDP, raises `MemoryError`.
     """
     if precision not in ('fp32', 'bf16'): raise ValueError(f"precision is {precision!r}, expected 'fp32' or 'bf16'.")
     model.train()
-    device,skipped = next(model.parameters()).device,0
+    device,skipped,unsure = next(model.parameters()).device,0,2 if processes() > 1 and hasattr(model, 'no_sync') else 0
     for step in range(start, steps):
         if step in passed_over:
             yield dict(step=step+1, loss=None, lr=lr_at(step), gradient_norm=None, tokens=0, seconds=0., data_seconds=0., skipped='passed over')
@@ -72,6 +73,7 @@ def train(
         batch = torch.from_numpy(batch_at(step)).to(device, non_blocking=True)
         got = time.perf_counter()
         for group in optimizer.param_groups: group['lr'] = lr
+        if unsure: micro_batch,unsure = _fitting(model, optimizer, objective, batch, micro_batch, precision),unsure-1
         (total,n),micro_batch = _gradient(model, optimizer, objective, batch, micro_batch, precision)
         if not n: raise ValueError(f"The batch of step {step} asks for nothing: every target in it is left out. Look at its rows, or at the objective.")
         loss,norm = total/n, _clip(model, n, clip)
@@ -114,14 +116,36 @@ def _gradient(model, optimizer, objective, batch, micro_batch, precision):
                     total.backward()
                 sums += torch.stack([total.detach().double(), torch.tensor(float(n), dtype=torch.float64, device=batch.device)])
         except (torch.OutOfMemoryError, RuntimeError) as e:
-            if not isinstance(e, torch.OutOfMemoryError) and "can't allocate memory" not in str(e): raise
-            if size == 1 or processes() > 1:
-                raise MemoryError(f"Out of memory with {size} sequences of {batch.shape[-1]-(batch.ndim == 2)} tokens at a time" + (": start again with micro_batch = "
-                                  f"{size//2}." if size > 1 else ": use a shorter length, a smaller model or more devices.")) from e
+            if not _no_room(e): raise
+            if size == 1 or processes() > 1: raise _too_large(size, batch) from e
         else:
             if processes() > 1: dist.all_reduce(sums)
             return sums.tolist(), micro_batch
         total = None                      # let go of the graph before trying again
+        micro_batch = size//2
+        if batch.is_cuda: torch.cuda.empty_cache()
+
+def _no_room(e): return isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e)
+
+def _too_large(size, batch):
+    return MemoryError(f"Out of memory with {size} sequences of {batch.shape[-1]-(batch.ndim == 2)} tokens at a time" +
+                       (f": start again with micro_batch = {size//2}." if size > 1 else ": use a shorter length, a smaller model or more devices."))
+
+def _fitting(model, optimizer, objective, batch, micro_batch, precision):
+    """The micro-batch that has room in every process. One piece is tried, and forgotten, while nothing is exchanged: a process that
+    runs out in the midst of an exchange leaves the others waiting in theirs."""
+    while True:
+        size,full = micro_batch or len(batch),torch.zeros(1, device=batch.device)
+        try:
+            with torch.random.fork_rng([batch.device] if batch.is_cuda else []), torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == 'bf16'):
+                objective(model.module, batch[:size])[0].backward()         # not through DDP, which would exchange
+        except (torch.OutOfMemoryError, RuntimeError) as e:
+            if not _no_room(e): raise
+            full += 1
+        optimizer.zero_grad(set_to_none=True)
+        dist.all_reduce(full, dist.ReduceOp.MAX)
+        if not full: return micro_batch
+        if size == 1: raise _too_large(size, batch)
         micro_batch = size//2
         if batch.is_cuda: torch.cuda.empty_cache()
 

@@ -121,7 +121,7 @@ def _meet():
     "Wait for the other processes."
     if processes() > 1: dist.barrier()
 
-# %% ../nbs/35_trainer.ipynb #35-bc9c900c
+# %% ../nbs/35_trainer.ipynb #35-06bda786
 def _go_on(run, recipe, evaluate, sample, device, heart):
     first,ends,looks = rank() == 0,stage_ends(recipe),measure_steps(recipe)
     model,optimizer = _model(recipe, device)
@@ -150,12 +150,7 @@ def _go_on(run, recipe, evaluate, sample, device, heart):
             said = pace.after(record)
             log('metrics', record | {k: said[k] for k in ('mfu', 'memory') if k in said})        # of a GPU
             if first: heart.note(**said)
-            if recipe.spike and record['loss'] is not None:
-                if len(recent) >= 16 and record['loss'] > (usual := median(recent)) + recipe.spike:
-                    log('spikes', dict(step=step, loss=record['loss'], median=usual, documents=batch_documents(mixture, recipe, step-1)))
-                    with contextlib.suppress(OSError): saver.wait()
-                    raise Spike(step)
-                recent.append(record['loss'])
+            _watch_for_spike(recipe, record, recent, mixture, log, saver)
             steering.look()
             stop = steering.stop
             due = due or step in ends or step % recipe.checkpoint_every == 0 or stop or steering.saves != asked_saves
@@ -172,11 +167,7 @@ def _go_on(run, recipe, evaluate, sample, device, heart):
                 began = time.monotonic()
                 measure(step)
                 spent['measuring'] += time.monotonic()-began
-            while steering.paused and not steering.stop:
-                if first: heart.note(state='paused')
-                time.sleep(.1)
-                steering.look()
-            if first and heart.said['state'] == 'paused': heart.say(state='running')
+            _hold(steering, heart)
             if steering.stop and not stop: _save(saver, run, model, optimizer, step, logs, heart, wait=True)      # asked while paused
             if steering.stop: raise Stopped
         if first: saver.wait()
@@ -185,6 +176,24 @@ def _go_on(run, recipe, evaluate, sample, device, heart):
     finally:
         saver.rest()
         steering.close()
+
+def _watch_for_spike(recipe, record, recent, mixture, log, saver):
+    "Raise `Spike`, with its documents noted, where the loss is far above the `recent` ones; else it is one of them."
+    step,loss = record['step'],record['loss']
+    if not recipe.spike or loss is None: return
+    if len(recent) >= 16 and loss > (usual := median(recent)) + recipe.spike:
+        log('spikes', dict(step=step, loss=loss, median=usual, documents=batch_documents(mixture, recipe, step-1)))
+        with contextlib.suppress(OSError): saver.wait()
+        raise Spike(step)
+    recent.append(loss)
+
+def _hold(steering, heart):
+    "Wait here as long as a pause is wanted, and no stop; only the first process has a heart to say so."
+    while steering.paused and not steering.stop:
+        if heart: heart.note(state='paused')
+        time.sleep(.1)
+        steering.look()
+    if heart and heart.said['state'] == 'paused': heart.say(state='running')
 
 MEASURE_SHARE,MEASURE_FREE = .05, 2.     # of the training time that measurements within stages may take, and seconds that are free
 
@@ -359,7 +368,7 @@ def plan_text(p:dict)->str:
         f"disk     {bytes_text(p['disk'])} for {p['kept']} checkpoints of {bytes_text(p['checkpoint'])}, {bytes_text(p['free'])} are free; token files of up to {bytes_text(p['shards'])}",
         *(f"WRONG    {w}" for w in p['wrong'])])
 
-# %% ../nbs/35_trainer.ipynb #35-9e86fd5f
+# %% ../nbs/35_trainer.ipynb #35-a6221e10
 def trained_model(
     run:Run,
     step:int|None=None,   # One that has a checkpoint; None: the newest
@@ -373,7 +382,7 @@ def trained_model(
     if step is not None and (wrong := checkpoint_damage(found)): raise ValueError(f"{wrong}. There are checkpoints at {there}: take another one.")
     recipe = run.recipe
     model = LM(model_config(recipe))
-    model.load_state_dict(load_checkpoint(found)[0]['model'])
+    model.load_state_dict(load_checkpoint(found, 'model')[0]['model'])
     return model.eval()
 
 # %% ../nbs/35_trainer.ipynb #35-0a623002

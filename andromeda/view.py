@@ -445,10 +445,10 @@ def marked(
         out.append(part if shown else f'<mark style="background:#D55E0066;color:inherit">{part}</mark>')
     return Html(''.join(out))
 
-# %% ../nbs/01_view.ipynb #01-b0709221
+# %% ../nbs/01_view.ipynb #01-7dc84864
 _KEYS = """
 function keyboard(box, model, tell) {              // gives what to do after each drawing
-  const aims = new Map(), name = e => e.dataset.am ? `key ${e.dataset.am}` : e.dataset.amBrush ? `brush ${parseInt(e.dataset.amBrush)}` : e.getAttribute('aria-label');
+  const aims = new Map(), ends = new Map(), name = e => e.dataset.am ? `key ${e.dataset.am}` : e.dataset.amBrush ? `brush ${parseInt(e.dataset.amBrush)}` : e.getAttribute('aria-label');
   const within = (x, low, high) => Math.min(Math.max(x, low), high), range = chart => chart.dataset.amX.split(' ').map(Number);
   const aim = (chart, x) => {                      // the point of a curve that Enter tells
     const [left, right, low, high] = range(chart), at = within(x, low, high), px = left + (at - low) / (high - low || 1) * (right - left);
@@ -459,10 +459,11 @@ function keyboard(box, model, tell) {              // gives what to do after eac
     aims.set(name(chart), at);
   };
   const brush = (bar, by, lower) => {              // 0: take the selection away
-    let [axis, top, bottom, low = 0, high = 1] = bar.dataset.amBrush.split(' ').map(Number);
+    let [axis, , , low = 0, high = 1] = bar.dataset.amBrush.split(' ').map(Number), late = ends.get(axis);
+    if (late && Date.now() - late.when < 3000) ({ low, high } = late);       // what is drawn may be older than the last keys
     if (lower) low = within(low + by/20, 0, high - .05); else high = within(high + by/20, low + .05, 1);
     const all = !by || high - low > .999;
-    bar.dataset.amBrush = [axis, top, bottom, ...(all ? [] : [low, high])].join(' ');
+    ends.set(axis, { low: all ? 0 : low, high: all ? 1 : high, when: Date.now() });
     model.send({ brush: axis, low: all ? 0 : low, high: all ? 0 : high });
   };
   box.addEventListener('focusin', e => { if (e.target.matches('svg[role=slider]')) aim(e.target, aims.get(name(e.target)) ?? range(e.target)[3]); });
@@ -479,7 +480,12 @@ function keyboard(box, model, tell) {              // gives what to do after eac
     e.preventDefault();
     e.stopPropagation();
   });
+  const sliders = () => {                          // those of ipywidgets beside this drawing, which have no name
+    for (const w of (box.closest('.jp-OutputArea-output') || document).querySelectorAll('.widget-slider'))
+      w.querySelectorAll('[role=slider]').forEach(e => e.setAttribute('aria-label', w.querySelector('label')?.textContent || 'slider'));
+  };
   return draw => {
+    setTimeout(sliders, 300);
     const at = box.getRootNode().activeElement, was = at && box.contains(at) && name(at);
     draw();
     for (const e of box.querySelectorAll('span[data-am]:first-child')) e.tabIndex = 0;
@@ -493,7 +499,7 @@ function keyboard(box, model, tell) {              // gives what to do after eac
 }
 """
 
-# %% ../nbs/01_view.ipynb #01-935dee93
+# %% ../nbs/01_view.ipynb #01-1e0a05dd
 _CLICKS = """
 const TAGS = new Set(('b br caption circle code del details div em figcaption figure h3 h4 i ins li mark ol p path pre rect small span strong sub sup '
   + 'summary svg table tbody td text th thead title tr ul').split(' '));
@@ -568,7 +574,7 @@ _LOOK = """
 .am-clicks svg:not(:focus) .am-aim {display:none}
 .am-clicks [data-am-brush] {cursor:ns-resize; touch-action:none}
 .am-clicks .am-brushing {fill:#D55E0066 !important; pointer-events:none}
-[data-jp-theme-light="false"] .am-clicks {--am-1:#56b4e9; --am-2:#f08445; --am-3:#2cc295; --am-4:#d98cba; --am-5:#d9ac3c; --am-6:#a0a6ad}
+[data-jp-theme-light="false"] {--am-1:#56b4e9; --am-2:#f08445; --am-3:#2cc295; --am-4:#d98cba; --am-5:#d9ac3c; --am-6:#a0a6ad}
 """
 
 @functools.lru_cache(1)

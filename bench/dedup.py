@@ -288,9 +288,21 @@ def increment(folder, mb):
         rows.append((a, b, c))
         assert grown.manifest['files'] == full.manifest['files'], 'the result is another'
     full,grown,again = (round(statistics.median(r[i] for r in rows), 3) for i in range(3))
-    record('increment', mb=mb, parts=len(names), repeats=3, full_seconds=full, one_percent_more_seconds=grown, nothing_new_seconds=again, share=round(grown/full, 4), identical=True)
+    timed(most, folder/'alone')
+    process = {out: float(subprocess.run([sys.executable, __file__, 'alone', whole.folder, folder/out], capture_output=True, text=True, check=True).stdout) for out in ('alone', 'afresh')}
+    record('increment', mb=mb, parts=len(names), repeats=3, full_seconds=full, one_percent_more_seconds=grown, nothing_new_seconds=again, share=round(grown/full, 4), identical=True,
+           full_process_seconds=round(process['afresh'], 3), one_percent_more_process_seconds=round(process['alone'], 3))
+
+
+def alone(cleaned, out):
+    "One run in a process of its own: CPU seconds with its start."
+    from andromeda.core import open_artefact
+    from andromeda.dedup import dedup
+    dedup(dict(s=open_artefact(Path(cleaned))), Path(out), workers=1)
+    print(cpu())
 
 
 if __name__ == '__main__':
     if sys.argv[1:2] == ['one']: one(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    elif sys.argv[1:2] == ['alone']: alone(*sys.argv[2:])
     else: main(*sys.argv[1:] or [''])

@@ -1,12 +1,14 @@
 "The pages as their reader meets them: in JupyterLab, with a mouse."
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from andromeda.dashboard import Batches
 from andromeda.runs import Run, control, runs
 from andromeda.sweeps import STOPPED, Sweep, at_work, trials
 from browser import ROOT, Lab, copy_page, lacking, write_notebook
@@ -137,6 +139,57 @@ panel = clickable(drawn(), told.append)""", 'panel', 'silent = clickable(drawn()
     assert not (found := sheet.untidy()), '\n'.join(found)
 
 
+def test_no_panel_of_a_run_or_sweep_lets_a_document_act(lab, tmp_path):
+    "Pages 51 and 52 in JupyterLab: every document behind a point, every sample, name, alarm, value and reason; at the end text that nobody escaped, which does run."
+    write_notebook(lab.folder/'acts.ipynb', f"""import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import warnings; warnings.simplefilter('ignore')
+from pathlib import Path
+from andromeda.dashboard import Dashboard
+from andromeda.sweepboard import SpaceBoard, SweepBoard
+from andromeda.sweeps import Sweep, create_sweep, work
+from hostile import TEXTS
+from hostile import run as hostile_run
+place = Path({str(tmp_path)!r})
+run = hostile_run(place)
+panel = Dashboard([run, run.folder], every=1000)
+panel""", """from andromeda.runs import run_artefact
+given = dict(tiers=run.plan['tiers'], shards={n: run_artefact(run, p) for n,p in run.plan['shards'].items()}, tokenizer=run_artefact(run, run.plan['tokenizer']))
+made = create_sweep(place/'sweeps'/'s', run.recipe, {'optimizer': TEXTS[::20]}, **given, method='grid')
+work(made)
+sweep = Sweep(made.folder.rename(made.folder.with_name(run.folder.name)))
+board = SweepBoard(sweep, every=1000)
+board""", """define = SpaceBoard(run.recipe, **given, folder=place)
+define.rows[0].where.value = 'optimizer'
+define""")
+    sheet = lab.open('acts.ipynb')
+    sheet.run_all()
+    said = sheet.run("""shown = set()
+for step in range(1, 301, 12):
+    panel._on_curve(dict(x=step))
+    shown |= {d['id'] for d in panel.shown.documents(step)}
+for doc in range(200): panel._on_batch(dict(key=f'doc {doc}'))
+panel.x.value = 'tokens'
+for sample in (200, 300): panel.sample.value = sample
+def refuse(): raise ValueError(text)
+for i,text in enumerate(TEXTS):
+    panel._do(refuse)
+    if i%20 == 5:
+        board._do(refuse)
+        define.rows[0].values.value = text
+for trial in range(len(board.rows)): board.trial.value = trial
+board._told(dict(brush=0, low=0., high=.5))
+print(len(shown), sum(t in r['why'] for t in TEXTS for r in board.rows))""")
+    assert int(said.split()[0]) > 50 and int(said.split()[1]) >= 10
+    lab.page.wait_for_timeout(500)
+    sheet.whole('hostile-panels')
+    assert (lab.ran, lab.outside) == ([], [])
+    sheet.run("import ipywidgets; panel.box.children = [ipywidgets.HTML(TEXTS[20])]")       # the test would see it
+    lab.page.wait_for_timeout(500)
+    assert lab.ran
+    lab.ran.clear()
+    lab.outside.clear()
+
+
 @pytest.fixture(scope='module')
 def endless(lab):
     "A run that would train for a long time, the same that page 51 makes."
@@ -181,9 +234,15 @@ def test_a_run_is_steered_by_its_buttons(lab, endless):
     slider.press('ArrowLeft')
     wait_for(lambda: run.control['lr_scale'] < 1)
     sheet.find('.am-loss svg').click(position=dict(x=500, y=150))
-    sheet.find('.am-batch [data-am^="doc "]').first.click()
-    sheet.find('.am-doc').get_by_text('passed').first.wait_for()
+    links = sheet.find('.am-batch [data-am^="doc "]')
+    links.first.wait_for()
     first = sheet.find('.am-batch caption').text_content()
+    batch = Batches(run).documents(int(re.search('step ([0-9,]+)', first)[1].replace(',', '')))
+    assert sorted(links.all_text_contents()) == sorted(d['id'][:12] for d in batch) and batch       # the documents of that batch
+    passed,rules = re.search('([0-9]+) of ([0-9]+)', sheet.find('.am-batch tbody tr').first.text_content()).groups()
+    links.first.click()
+    sheet.find('.am-doc').get_by_text(batch[[d['id'][:12] for d in batch].index(links.first.text_content())]['id']).wait_for()
+    assert passed == rules and sheet.find('.am-doc td').get_by_text('passed', exact=True).count() == int(passed) > 0      # and the rules it passed
     sheet.find('.am-loss svg').focus()                                                  # another point, by the keyboard, though the curve is drawn anew
     sheet.page.evaluate("() => document.querySelector('.am-loss svg').dataset.old = 1")
     lab.until("() => !document.querySelector('.am-loss svg').dataset.old")
@@ -275,7 +334,7 @@ panel = show_sweep(folder) if find_sweeps(folder) else SpaceBoard(recipe, **data
     assert low < 0 < high < 1 and kept()['batch'][0] == -.5
     board.locator('.am-best').click()
     board.locator('.am-promote').click()
-    wait_for((sweep.folder/'count-best.json').exists, 10)
+    wait_for((sweep.folder/'count-best.toml').exists, 10)
     wait_for(lambda: [bool(r['worker']) for r in trials(sweep)[2:4]] == [True]*2, 10)
     pids = {w['pid'] for w in at_work(sweep)}
     killed = next(w['pid'] for w in at_work(sweep) if w['worker'] is not None)
@@ -317,13 +376,13 @@ def test_every_page_runs_in_jupyterlab(lab, name): run_page(lab, name, f'whole-{
 
 @pytest.fixture
 def dark(lab):
-    theme = lambda name: lab.page.evaluate("name => jupyterapp.commands.execute('apputils:change-theme', {theme: name}).then(() => 1)", f'JupyterLab {name}')
-    lab.page.emulate_media(color_scheme='dark')
-    theme('Dark')
-    lab.until("() => document.body.dataset.jpThemeLight === 'false'")
+    def theme(name, light):
+        lab.page.emulate_media(color_scheme=name.lower())
+        lab.page.evaluate("name => jupyterapp.commands.execute('apputils:change-theme', {theme: name}).then(() => 1)", f'JupyterLab {name}')
+        lab.until(f"() => document.body.dataset.jpThemeLight === '{light}'")
+    theme('Dark', 'false')
     yield lab
-    lab.page.emulate_media(color_scheme='light')
-    theme('Light')
+    theme('Light', 'true')
 
 
 @pytest.mark.slow

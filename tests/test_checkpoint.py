@@ -203,3 +203,13 @@ def test_leaving_out_a_step_of_the_protocol_is_noticed(tmp_path, left_out, inste
     try: kept = keeps_the_protocol(save, tmp_path)
     except OSError: kept = False
     assert kept == (left_out is None)
+
+
+def test_a_model_that_is_only_asked_leaves_its_optimizer_unread(tmp_path, monkeypatch):
+    import andromeda.checkpoint as module
+    save_checkpoint(tmp_path, 1, dict(model=dict(w=torch.ones(3)), optimizer=dict(m=torch.ones(3))), dict(step=1))
+    read,load = [],module.load_file
+    monkeypatch.setattr(module, 'load_file', lambda path: read.append(path.name) or load(path))
+    tensors,state = load_checkpoint(tmp_path/'step_1', 'model')
+    assert list(tensors) == ['model'] and state == dict(step=1) and read == ['model.safetensors']
+    assert list(load_checkpoint(tmp_path/'step_1')[0]) == ['model', 'optimizer']

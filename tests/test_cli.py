@@ -6,7 +6,8 @@ import pytest
 
 from andromeda.cli import run_command
 from andromeda.core import write_json
-from andromeda.stages import Corpus, Recipe, Stage, recipe_to_dict
+from andromeda.runs import Run
+from andromeda.stages import Corpus, Recipe, Stage, named_recipes, recipe_to_dict
 
 
 @pytest.fixture(scope='module')
@@ -39,9 +40,13 @@ def test_clean_counts_again_without_a_rule(road, capsys):
 
 
 @pytest.mark.parametrize('words,says', [
-    (['clean', '--what-if', 'short=much'], 'expected RULE=VALUE'), (['clean', '--what-if', 'shord=1'], "Did you mean 'short'"),
+    (['clean', '--what-if', 'short=much'], 'expected RULE=VALUE'), (['clean', '--what-if', 'short=nan'], 'a finite number'), (['clean', '--what-if', 'short=1e400'], 'a finite number'),
+    (['clean', '--what-if', '=1'], 'expected RULE=VALUE'), (['clean', '--show', 'short', '--json'], 'one after the other'), (['tokenizer', '--text', 'a', '--against', 'b'], 'one after the other'),
+    (['sweep', '--vary', 'batch=.2..1.5:log'], 'whole number'), (['sweep', '--vary', 'batch=2..inf'], 'expected a finite low end'), (['sweep', '--vary', 'batch=2,4', '--seed', '-1'], 'seed is -1'),
+    (['sweep', '--vary', 'batch=2,4', '--name', '../x'], 'cannot be a name here'), (['sweep', '--vary', 'batch=2,4', '--storage', 'postgresql://me:secret@db/x'], 'PGPASSWORD'), (['clean', '--what-if', 'shord=1'], "Did you mean 'short'"),
     (['clean', '--show', 'wide'], "Unknown rule"), (['shards', '--where', 'note:1'], 'expected SOURCE:TOKEN'), (['shards', '--where', 'notes:99999999'], 'there are')])
 def test_a_mistake_is_named(road, capsys, words, says):
+    if words[0] == 'sweep': road = road[:-2]              # without --workers, and refused before there is any data
     code,_,err = said(capsys, words[0], *road, *words[1:])
     assert code == 2 and says in err
 
@@ -204,6 +209,53 @@ def test_a_plan_is_the_same_by_both_names_and_for_machines(capsys):
     [found] = json.loads(said(capsys, 'plan', 'mpt-500m', '--json')[1])
     assert found['model'] == 'mpt-500m' and found['tokens'] > 9e9
     assert said(capsys, 'plan', 'mpt-600m')[0] == 2
+
+
+@pytest.mark.parametrize('part,changes,says', [
+    ('stages', dict(tier='hi'), "Did you mean 'high'"), ('stages', dict(tier='low'), "reads the tier 'low', but no source has it"), ('model', 'palm-tny', "Did you mean 'palm-tiny'"),
+    ('corpus', dict(sources=['note']), "Unknown source 'note'"), ('corpus', dict(limit_mb=dict(note=1)), "Did you mean 'notes'"), ('corpus', dict(tokenizer_weight=dict(hihg=1)), "Did you mean 'high'"),
+    ('corpus', dict(keep_out=dict(piqa=dict(path='gone.jsonl', texts=['goal']))), 'with the questions of piqa'), ('corpus', dict(tokenizer='gone.json'), 'leave it out to have one trained')])
+def test_what_can_be_known_of_a_recipe_is_said_before_any_text_is_read(road, tmp_path, capsys, monkeypatch, part, changes, says):
+    import andromeda.cli, andromeda.journey
+    from andromeda.sources import read_catalogue
+    monkeypatch.setattr(andromeda.journey, 'read_source', lambda *a, **k: pytest.fail('text was read'))
+    monkeypatch.setattr(andromeda.cli, '_recipes', lambda name, sources: (named_recipes(name), read_catalogue(road[2])))      # sources as the recipe names them
+    recipe = json.loads(open(road[0]).read())
+    if part == 'model': recipe['model'] = changes
+    else: (recipe['stages'][0] if part == 'stages' else recipe['corpus']).update(changes)
+    write_json(tmp_path/'r.json', recipe)
+    for words in (['run'], ['train'], ['sweep', '--vary', 'batch=2,4']):
+        code,_,err = said(capsys, *words[:1], tmp_path/'r.json', '--out', tmp_path/'out', *words[1:])
+        assert code == 2 and says in err, (words, err)
+    assert not (tmp_path/'out').exists()
+
+
+def test_an_option_is_not_passed_over(road, capsys, tmp_path):
+    "What would have no effect is refused, with the option that it goes with."
+    from pathlib import Path
+    if not (run := Path(road[4])/'runs'/'notes').exists(): said(capsys, 'run', *road)
+    for words,says in ((['runs', run, '--step', 3], '--step is of use with --fork NEW only'), (['runs', run, '--follow'], '--to WRITER'), (['runs', run, '--processes', 2], '--resume'),
+                       (['runs', run, '--pause', '--to', 'wandb'], 'one after the other'), (['runs', run, '--stop', '--json'], 'one after the other'), (['runs', run, '--fork', tmp_path/'f', '--lr-scale', 2], '--lr-scale and --fork'),
+                       (['train', run, '--out', tmp_path], 'leave out --out'), (['train', road[0], '--devices', 2], '--plan'), (['train', run, '--gpu', 'A100'], '--plan'),
+                       (['eval', run, '--harness-files', tmp_path], '--harness'), (['eval', run, '--harness', 'x', '--tasks', 'piqa'], '--tasks and --harness')):
+        code,_,err = said(capsys, *words)
+        assert code == 2 and says in err, (words, err)
+    assert not (tmp_path/'f').exists() and Run(run).control['want'] == 'run'
+
+
+def test_a_wrong_place_for_a_result_gets_the_right_advice(road, capsys, tmp_path):
+    from pathlib import Path
+    if not (run := Path(road[4])/'runs'/'notes').exists(): said(capsys, 'run', *road)
+    (tmp_path/'file').write_text('mine')
+    (tmp_path/'folder.safetensors').mkdir()
+    for words,says in ((['export', run, tmp_path/'file'], 'a name that ends in .safetensors'), (['export', run, tmp_path/'file'/'x'], 'A file is where a folder should be'),
+                       (['export', run, tmp_path/'gone'/'m.safetensors'], 'make it, or choose another'), (['export', run, tmp_path/'folder.safetensors'], 'is a folder: give the path of a file'),
+                       (['export', run, tmp_path/('x'*300)], 'Correct the path'), (['report', road[4], '--out', tmp_path/'gone'/'r.html'], 'make it, or choose another'), (['report', road[4], '--out', tmp_path], 'is a folder'),
+                       (['runs', run, '--fork', tmp_path/'file'], 'choose a new folder'), (['clean', *road[:4], tmp_path/'file'], 'is a file, expected a folder'), (['clean', *road[:4], tmp_path/'file'/'x'], 'is a file, expected a folder'),
+                       (['plan', road[0], '--sources', tmp_path], 'is a folder')):
+        code,_,err = said(capsys, *words)
+        assert code == 2 and says in err and 'same command again' not in err, (words, err)
+    assert (tmp_path/'file').read_text() == 'mine' and not (tmp_path/'gone').exists()
 
 
 class Terminal(io.StringIO):

@@ -459,3 +459,17 @@ def test_ray_gives_what_this_machine_gives(tmp_path):
     for name,workers,backend in (('local', 1, 'processes'), ('two', 2, 'processes'), ('ray', 2, 'ray')): subprocess.run(job(tmp_path, name, workers, backend), check=True)
     files = [json.dumps(open_artefact(tmp_path/n).manifest['files']) for n in ('local', 'two', 'ray')]
     assert files[0] == files[1] == files[2]
+
+
+def test_wanted_documents_are_read_whatever_group_they_are_in(tmp_path):
+    "Of a part in row groups of 7, some documents are read with their own texts, also when they are few, all, or only at the end."
+    import pyarrow as pa, pyarrow.parquet as pq
+    from andromeda.dedup import _wanted_batches
+    r = random.Random(0)
+    failed = [[] if r.random() < .6 else [dict(rule='short', value=1., threshold=2.)] for _ in range(250)]
+    kind = pa.list_(pa.struct([('rule', pa.string()), ('value', pa.float64()), ('threshold', pa.float64())]))
+    pq.write_table(pa.table(dict(text=[f'text {i}' for i in range(250)], failed=pa.array(failed, kind))), tmp_path/'documents.parquet', row_group_size=7)
+    kept = [f'text {i}' for i in range(250) if not failed[i]]
+    for wanted in ([0], [len(kept)-1], range(len(kept)), *(sorted(r.sample(range(len(kept)), r.randint(1, 20))) for _ in range(30))):
+        found = [b['text'][int(i)].as_py() for b,rows in _wanted_batches(tmp_path, ['text'], np.array(wanted)) for i in rows]
+        assert found == [kept[w] for w in wanted]

@@ -21,7 +21,7 @@ from andromeda.cli import run_command
 from andromeda.core import damage, open_artefact
 from andromeda.dedup import account
 from andromeda.shards import SPLITS, Shards
-from andromeda.sources import read_rows
+from andromeda.sources import TIERS, read_rows
 from andromeda.stages import Corpus, Recipe, Stage, recipe_from_dict, recipe_to_dict
 
 
@@ -156,11 +156,11 @@ def said(*argv):
 
 
 def catalogue(tmp_path, **files):
-    "A catalogue of one source over `files`; returns its path."
+    "A catalogue over `files`, which are in each tier once; returns its path."
     (tmp_path/'texts').mkdir()
     for name,data in files.items(): (tmp_path/'texts'/name.replace('_', '.')).write_bytes(data)
     path = tmp_path/'mine.toml'
-    path.write_text('[sources.mine]\ntier = "high"\nkind = "prose"\nreader = "text"\npath = "texts"\n')
+    path.write_text(''.join(f'[sources.{tier}]\ntier = "{tier}"\nkind = "prose"\nreader = "text"\npath = "texts"\n' for tier in TIERS))
     return path
 
 

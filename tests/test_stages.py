@@ -48,6 +48,8 @@ def test_ugly_prompts_and_settings_survive_toml(tmp_path):
 @pytest.mark.parametrize('old,new,says', [
     ('batch = 4', 'bacth = 4', "Unknown key of a Recipe 'bacth'.*Did you mean 'batch'"), ('batch = 4', 'batch = "4"', "batch of a Recipe is '4', expected int"),
     ('batch = 4', 'batch = true', 'batch of a Recipe is True, expected int'), ('batch = 4', 'batch = 0', 'batch is 0, expected 1 or more'), ('batch = 4', 'batch =', 'is not TOML'),
+    ('tier = "high"', 'tier = "hi"', "Unknown tier of stage 'one' 'hi'.*Did you mean 'high'"), ('sources = ["a", "b"]', 'sources = []', 'has no sources'),
+    ('tokenizer_mb = 20', 'tokenizer_mb = inf', 'expected a finite number'), ('seed = 0', 'seed = 4294967296', 'below 2\\*\\*32'),
     ('tier = "high"', 'teir = "high"', "key of a Stage 'teir'.*Did you mean 'tier'"), ('model = "mpt-tiny"', '', 'needs model'), ('vocab = 2048', 'vocabulary = 3', "Did you mean 'vocab'")])
 def test_a_wrong_recipe_file_says_what_is_wrong(tmp_path, old, new, says):
     save_recipe(RECIPE, path := tmp_path/'r.toml')
@@ -139,3 +141,14 @@ def test_a_model_of_hidden_tokens_refuses_packed_rows_before_anything_is_made():
                                          (lambda r: replace(r, stages=(replace(r.stages[0], schedule='cosin'),)), "Did you mean 'cosine'")])
 def test_an_unknown_optimiser_or_schedule_is_refused_before_any_work(change, says):
     with pytest.raises(ValueError, match=says): change(named_recipes('tiny')[0])
+
+
+@pytest.mark.parametrize('how', [dict(path='x', texts='question'), dict(path=3, texts=['question']), dict(path='x', texts=[]), dict(path='x', texts=['question'], idd='id')])
+def test_questions_that_cannot_be_kept_out_are_refused_with_the_recipe(how):
+    with pytest.raises(ValueError, match='piqa in keep_out'): Corpus(sources=('a',), keep_out=dict(piqa=how))
+
+
+def test_the_tiers_of_stages_are_those_of_the_catalogue():
+    from andromeda.sources import TIERS
+    from andromeda.stages import TIER_SHARES
+    assert tuple(TIER_SHARES) == TIERS

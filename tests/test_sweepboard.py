@@ -13,6 +13,7 @@ import pytest
 
 import toysweep
 from andromeda.core import write_json
+from andromeda.stages import named_recipes
 from andromeda.sweepboard import (Scale, SpaceBoard, SweepBoard, best_of, curves_html, find_sweeps, importance_html, look, parallel_html, picked, places, scales, show_sweep, space_html,
                                   suggested, sweep_html, trial_html, trials_html)
 from andromeda.sweeps import STOPPED, Range, Sweep, at_work, create_sweep, end_workers, launch_sweep, stop_trial, trials, work
@@ -148,7 +149,7 @@ def test_buttons_brushes_and_what_is_kept(finished):
         assert 'ended already' in one.said.value
         one.name.value = 'third'
         one.promote.click()
-        assert json.loads((finished.folder/'third.json').read_text())['name'] == 'third'
+        assert named_recipes(str(finished.folder/'third.toml'))[0].name == 'third'
         again = board(finished.folder)
         assert (again.brushes, again.trial.value) == (one.brushes, 3) and one.closed.is_set()
         again._told(dict(brush=2, low=.2, high=.2))

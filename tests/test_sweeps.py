@@ -13,7 +13,7 @@ import pytest
 
 from andromeda.core import write_json
 from andromeda.runs import control, fork_run
-from andromeda.stages import Corpus, Recipe, Stage, recipe_from_dict
+from andromeda.stages import Corpus, Recipe, Stage, named_recipes, recipe_to_dict
 from andromeda.sweeps import (STOPPED, Range, Refused, Sweep, at_work, best_trial, create_sweep, give_back, launch_sweep, promote, read_space, run_sweep, stop_trial, train_trial, trials,
                               validation_bits, varied, work)
 
@@ -212,10 +212,11 @@ def test_trials_are_runs_watched_stopped_forked_and_promoted(tmp_path, recipe, d
     fork = fork_run(run, tmp_path/'fork', clip=.5)
     assert fork.metrics() == run.metrics()
     winner = promote(sweep, 'winner')
-    assert recipe_from_dict(json.loads((sweep.folder/'winner.json').read_text())) == winner and winner.name == 'winner'
+    [read] = named_recipes(str(sweep.folder/'winner.toml'))
+    assert recipe_to_dict(read) == recipe_to_dict(winner) and winner.name == 'winner'
     from andromeda.runs import create_run
     from andromeda.trainer import train_run
-    again = create_run(tmp_path/'again', winner, **data)
+    again = create_run(tmp_path/'again', read, **data)
     train_run(again.folder, lambda *a: {}, lambda *a: [])
     assert [r['loss'] for r in again.metrics()] == [r['loss'] for r in run.metrics()]
 
@@ -298,19 +299,21 @@ def test_the_command_goes_on_with_a_sweep_and_promotes(tmp_path, recipe, data, m
     assert run_command(['sweep', str(sweep.folder)]) == 0                       # nothing is left to do
     out = capsys.readouterr().out
     assert out.count('complete') == 3 and 'stages.*.peak_lr' in out
-    assert run_command(['sweep', str(sweep.folder), '--promote', 'winner']) == 0 and (sweep.folder/'winner.json').exists()
+    assert run_command(['sweep', str(sweep.folder), '--promote', 'winner']) == 0 and named_recipes(str(sweep.folder/'winner.toml'))[0].name == 'winner'
+    assert run_command(['sweep', str(sweep.folder), '--vary', 'batch=2,4']) == 2 and 'leave out --vary' in capsys.readouterr().err
     assert run_command(['sweep', 'tiny']) == 2 and '--vary' in capsys.readouterr().err
 
 
 def test_a_recipe_does_not_take_the_place_of_the_sweeps_plan(tmp_path, recipe, data):
     sweep = create_sweep(tmp_path/'s', recipe, {'batch': [2, 4]}, **data, method='grid')
     work(sweep, toy)
-    with pytest.raises(ValueError, match='choose another name'): promote(sweep, 'sweep')
+    promote(sweep, 'sweep')
     assert sweep.plan['space'] == {'batch': [2, 4]}
 
 
 @pytest.mark.parametrize('space,says', [({'batch': [4, 'many']}, "batch cannot be 'many': expected int"), ({'batch': [8.5]}, 'batch cannot be 8.5'), ({'stages.*.peak_lr': ['high']}, 'expected int or float'),
-                                        ({'seed': [None]}, 'seed cannot be None')])
+                                        ({'seed': [None]}, 'seed cannot be None'),
+                                        ({'batch': Range(.2, 1.5, log=True)}, r'whole number, and 0.2..1.5.*batch=0.2..1.5:times'), ({'batch': Range(2.5, 8)}, 'give whole ends'), ({'batch': Range(2, 8)}, 'A grid needs lists')])
 def test_a_value_of_another_type_is_refused_before_any_trial(tmp_path, recipe, data, space, says):
     with pytest.raises(ValueError, match=says): create_sweep(tmp_path/'s', recipe, space, **data, method='grid')
 

@@ -168,13 +168,18 @@ for case in sys.argv[1:]:
     masked = spoil == 'masked'
     model = spread(LM(preset('bert-tiny' if masked else 'palm-tiny', **CONFIG), seed=3), how, precision)
     optimizer = make_optimizer(model, 3e-3, betas=(.9, .95), eps=1e-8, weight_decay=.1)
-    calls = iter(range(100))
+    at,tried = [],[]
+    def batch_at(s):
+        at.append(s)
+        return (hidden if masked else rows)(s, rank(), processes())
     def objective(model, batch):
+        tried.append(len(batch))
+        if spoil == 'full' and rank() == 1 and len(batch) > 1+(at[-1] == 0): raise torch.OutOfMemoryError('as a GPU says it')      # less room from the second step on
         total,n = (masked_token if masked else next_token)(model, batch)
-        return (total*float('nan') if spoil == 'spoiled' and rank() == 1 and next(calls) == 2 else total), n
-    records = train(model, optimizer, lambda s: (hidden if masked else rows)(s, rank(), processes()), 6, lambda s: 3e-3, precision=precision,
-                    micro_batch=None if spoil == 'spoiled' else 2, objective=objective)
+        return (total*float('nan') if spoil == 'spoiled' and rank() == 1 and at[-1] == 2 else total), n
+    records = train(model, optimizer, batch_at, 6, lambda s: 3e-3, precision=precision, micro_batch=2 if spoil in ('whole', 'masked') else None, objective=objective)
     found[case] = [(r['loss'], r['gradient_norm'], r.get('skipped')) for r in records]
+    found[case+' tried'] = tried
 for how in ('ddp', 'fsdp'):                       # go on from what one process saved, and save what one process will go on from
     model = spread(LM(preset('palm-tiny', **CONFIG), seed=99), how)
     optimizer = make_optimizer(model, 3e-3, betas=(.9, .95), eps=1e-8, weight_decay=.1)
@@ -186,7 +191,7 @@ open(f'{folder}/{{rank()}}.json', 'w').write(json.dumps(found))
 torch.distributed.destroy_process_group()
 """
 
-CASES = ('ddp-fp32-whole', 'fsdp-fp32-whole', 'ddp-fp32-spoiled', 'fsdp-fp32-spoiled', 'ddp-bf16-whole', 'fsdp-bf16-whole', 'ddp-fp32-masked', 'fsdp-fp32-masked')
+CASES = ('ddp-fp32-whole', 'fsdp-fp32-whole', 'ddp-fp32-spoiled', 'fsdp-fp32-spoiled', 'ddp-bf16-whole', 'fsdp-bf16-whole', 'ddp-fp32-masked', 'fsdp-fp32-masked', 'ddp-fp32-full')
 
 
 @pytest.fixture(scope='module')
@@ -217,6 +222,12 @@ def test_two_processes_learn_what_one_learns(together, case):
     for found in (one, other):
         assert [r[0] for r in found if r[0]] == pytest.approx([r['loss'] for r in alone], abs=close)
         assert [r[1] for r in found if r[1]] == pytest.approx([r['gradient_norm'] for r in alone], abs=10*close)
+
+
+def test_two_processes_agree_on_what_fits_both(together):
+    "The second has room for two rows of its four, and for one when the optimiser is there; the first halves with it, and `test_two_processes_learn_what_one_learns` holds."
+    for t in together[:2]: assert t['ddp-fp32-full tried'] == [4, 2] + [2]*2 + [2, 1] + [1]*4*5
+    for t in together[:2]: assert t['ddp-fp32-whole tried'] == [2, 2, 2]*2 + [2, 2]*4
 
 
 @pytest.mark.parametrize('how', ['ddp', 'fsdp'])
