@@ -52,7 +52,7 @@ def documents(folder, ids=TEXTS):
 
 
 def run(folder):
-    "A run that read those documents, with such a text for every source, tier, stage, sample, alarm and message; a name of a file, without a slash, for its folder."
+    "A run that read those documents, with such a text for every source, stage, sample, alarm and message; a name of a file, without a slash, for its folder."
     import json
     import time
 
@@ -66,9 +66,9 @@ def run(folder):
     read = [dict(id=i, group=t, text=f'{t} and more words', source=TEXTS[3], file=t, row=n) for n,(i,t) in enumerate(zip(ids, TEXTS))]
     tokenizer = build_tokenizer(folder/'tokenizer', TEXTS, 400, {})
     shards = build_shards(lambda: read, folder/'shards', tokenizer, dict(clean=cleaned))
-    stages = tuple(Stage(name=TEXTS[n], tier=TEXTS[11], tokens=200*16*8, peak_lr=1e-3) for n in (40, 60))
+    stages = tuple(Stage(name=TEXTS[n], tier='high', tokens=200*16*8, peak_lr=1e-3) for n in (40, 60))
     recipe = Recipe(name='r', model='mpt-tiny', corpus=Corpus(sources=(TEXTS[3],), vocab=400), length=16, batch=8, stages=stages, max_epochs=1e9, prompts=(TEXTS[50],))
-    made = create_run(folder/'runs'/'made', recipe, {TEXTS[3]: TEXTS[11]}, {TEXTS[3]: shards}, tokenizer)
+    made = create_run(folder/'runs'/'made', recipe, {TEXTS[3]: 'high'}, {TEXTS[3]: shards}, tokenizer)
     named = made.folder.rename(made.folder.with_name(next(t for t in TEXTS if t.startswith('<img') and '/' not in t)))
     made = type(made)(named)
     lines = lambda rows: ''.join(json.dumps(r)+'\n' for r in rows)

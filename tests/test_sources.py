@@ -277,7 +277,8 @@ def test_a_killed_reading_goes_on_to_the_same_end(tmp_path, kills):
     began = time.perf_counter()
     assert undisturbed.wait() == 0
     seconds,r,hits = time.perf_counter()-began,random.Random(1),0
-    for i in range(kills):
+    for i in range(8*kills):                                                # some readings end before they are killed
+        if hits == kills: break
         process = reading(tmp_path, tmp_path/'out', workers=1+i%2)
         time.sleep(r.uniform(0, seconds*.9))
         process.kill()
@@ -285,7 +286,7 @@ def test_a_killed_reading_goes_on_to_the_same_end(tmp_path, kills):
         if (tmp_path/'out').exists():
             assert open_artefact(tmp_path/'out').fingerprint == open_artefact(tmp_path/'undisturbed').fingerprint
             shutil.rmtree(tmp_path/'out')                          # finished before the kill: begin another
-    assert hits > kills//3
+    assert hits == kills
     assert reading(tmp_path, tmp_path/'out').wait() == 0
     a,b = open_artefact(tmp_path/'undisturbed'),open_artefact(tmp_path/'out')
     assert a.fingerprint == b.fingerprint and a.manifest['files'] == b.manifest['files']
