@@ -150,12 +150,13 @@ def session(folder, button, pipe):
     time.sleep(60)
 
 
-def test_twenty_sessions_that_die_lose_no_run_and_leave_no_process(made, tmp_path):
+@pytest.mark.parametrize('tens', [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_sessions_that_die_lose_no_run_and_leave_no_process(made, tmp_path, tens):
     "Each attaches, presses a button and is killed; the run goes on as asked, and at the end nothing is left that trains it."
     run = made(tmp_path/'runs'/'count')
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['andromeda.dashboard', 'ipywidgets', 'anywidget'])
-    buttons,pids = ['start', '', 'pause', 'save', 'start', '', 'lr', 'pause', '', 'start']*2,set()
+    buttons,pids = ['start', '', 'pause', 'save', 'start', '', 'lr', 'pause', '', 'start']*tens,set()
     for i,button in enumerate(buttons):
         ours,theirs = context.Pipe()
         kernel = context.Process(target=session, args=(tmp_path, '' if button == 'lr' else button, theirs), daemon=True)
