@@ -297,7 +297,7 @@ def _sink(heap_c, heap_k, n, c, k):
         i = j
     heap_c[i],heap_k[i] = c,k
 
-# %% ../nbs/04_bpe.ipynb #04-026
+# %% ../nbs/04_bpe.ipynb #04-9091cbe4
 @njit(cache=True)
 def _pair(keys, key, slots_of, n):
     "Number of the pair `key`, a new one if it is new; and pairs now."
@@ -318,6 +318,17 @@ def _wider(keys, numbers):
     return new_keys, new_numbers
 
 @njit(cache=True)
+def _joined(a, b, room, slots, token_starts, token_bytes, n_tokens):
+    "The id of the token with the bytes of `a` and then `b`, and how many tokens there are then; its bytes are left in `room`."
+    la,lb = token_starts[a+1]-token_starts[a],token_starts[b+1]-token_starts[b]
+    room[:la] = token_bytes[token_starts[a]:token_starts[a+1]]
+    room[la:la+lb] = token_bytes[token_starts[b]:token_starts[b+1]]
+    new = _number(room, 0, la+lb, slots, token_starts, token_bytes, n_tokens)
+    if new >= 0: return new, n_tokens
+    _add(room, 0, la+lb, -1-new, slots, token_starts, token_bytes, n_tokens)
+    return n_tokens, n_tokens+1
+
+@njit(cache=True)
 def _learn(tokens, starts, counts, wanted, slots, token_starts, token_bytes, n_tokens):
     """Up to `wanted` merges as rows (left, right, joined); changes `tokens`, which hold each piece as the ids of its bytes.
 
@@ -331,7 +342,7 @@ def _learn(tokens, starts, counts, wanted, slots, token_starts, token_bytes, n_t
     heap_c,heap_k,n_heap = np.empty(1<<16, np.int64),np.empty(1<<16, np.int64),0
     merges,n_merges = np.empty((wanted, 3), np.int32),0
     touched = np.empty(1<<15, np.int32)
-    joined = np.empty(512, np.uint8)
+    room = np.empty(512, np.uint8)
 
     node,word,a,b,new,at,p,count = -1,0,-1,-1,-1,0,0,np.int64(0)
     counting = True                                                          # first all pairs are counted, a word at a time
@@ -347,13 +358,7 @@ def _learn(tokens, starts, counts, wanted, slots, token_starts, token_bytes, n_t
             n_heap -= 1
             _sink(heap_c, heap_k, n_heap, heap_c[n_heap], heap_k[n_heap])
             a,b = key >> 32, (key & 0xffffffff)-1
-            la,lb = token_starts[a+1]-token_starts[a],token_starts[b+1]-token_starts[b]
-            joined[:la] = token_bytes[token_starts[a]:token_starts[a+1]]
-            joined[la:la+lb] = token_bytes[token_starts[b]:token_starts[b+1]]
-            new = _number(joined, 0, la+lb, slots, token_starts, token_bytes, n_tokens)
-            if new < 0:
-                _add(joined, 0, la+lb, -1-new, slots, token_starts, token_bytes, n_tokens)
-                new,n_tokens = n_tokens,n_tokens+1
+            new,n_tokens = _joined(a, b, room, slots, token_starts, token_bytes, n_tokens)
             merges[n_merges,0],merges[n_merges,1],merges[n_merges,2] = a,b,new
             n_merges += 1
             node = heads[p]

@@ -87,6 +87,16 @@ def test_the_inspection_page_answers_its_reader(lab, inspection):
     assert not lab.ran and not lab.outside
 
 
+def nothing_acted(lab, sheet, panel):
+    "No text ran or asked for anything; one that nobody escaped, put into `panel`, does."
+    assert (lab.ran, lab.outside) == ([], [])
+    sheet.run(f"import ipywidgets; {panel}.box.children = [ipywidgets.HTML(TEXTS[20])]")
+    lab.page.wait_for_timeout(500)
+    assert lab.ran
+    lab.ran.clear()
+    lab.outside.clear()
+
+
 def test_no_widget_lets_a_document_act(lab, inspection):
     "The panels in JupyterLab; at the end, text that nobody escaped in `clickable`, and in a plain HTML widget, which does run."
     sheet = inspection
@@ -102,12 +112,7 @@ lines._clicked(dict(key='doc 0')); copies._clicked(dict(key='cluster 0')); copie
     lab.until("() => [...document.querySelectorAll('.am-clicks b')].some(e => e.textContent === 'here')")
     lab.page.wait_for_timeout(500)
     sheet.shot('hostile')
-    assert (lab.ran, lab.outside) == ([], [])
-    sheet.run("import ipywidgets; mixer.box.children = [ipywidgets.HTML(TEXTS[20])]")       # the test would see it
-    lab.page.wait_for_timeout(500)
-    assert lab.ran
-    lab.ran.clear()
-    lab.outside.clear()
+    nothing_acted(lab, sheet, 'mixer')
 
 
 def test_what_a_mouse_reaches_the_tab_key_reaches_too(lab):
@@ -182,12 +187,7 @@ print(len(shown), sum(t in r['why'] for t in TEXTS for r in board.rows))""")
     assert int(said.split()[0]) > 50 and int(said.split()[1]) >= 10
     lab.page.wait_for_timeout(500)
     sheet.whole('hostile-panels')
-    assert (lab.ran, lab.outside) == ([], [])
-    sheet.run("import ipywidgets; panel.box.children = [ipywidgets.HTML(TEXTS[20])]")       # the test would see it
-    lab.page.wait_for_timeout(500)
-    assert lab.ran
-    lab.ran.clear()
-    lab.outside.clear()
+    nothing_acted(lab, sheet, 'panel')
 
 
 @pytest.fixture(scope='module')
