@@ -107,16 +107,6 @@ from lm_eval.tasks import TaskManager
 model = HFLM(pretrained='{folder}/model', device='cpu', dtype='float32', batch_size=4)
 print(simple_evaluate(model=model, tasks=['mine'], task_manager=TaskManager(include_path='{folder}', include_defaults=False), bootstrap_iters=0)['results'])
 """
-MINE = """task: mine
-dataset_path: json
-dataset_kwargs: {{data_files: {{validation: {folder}/piqa.jsonl}}}}
-validation_split: validation
-output_type: multiple_choice
-doc_to_text: "Question: {{{{goal}}}}\\nAnswer:"
-doc_to_target: label
-doc_to_choice: "{{{{[sol1, sol2]}}}}"
-metric_list: [{{metric: acc}}]
-"""
 
 
 def start():
@@ -125,6 +115,7 @@ def start():
     from andromeda.convert import to_transformers
     from andromeda.runs import create_run
     from andromeda.trainer import train_run, trained_model
+    from owntask import own_task
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         recipe,data = made(folder)
@@ -132,7 +123,7 @@ def start():
         train_run(run.folder, lambda *a: {}, lambda *a: [])
         to_transformers(trained_model(run), folder/'model', data['tokenizer']/'tokenizer.json', 0)
         (folder/'piqa.jsonl').write_text('\n'.join(json.dumps(dict(goal='go', sol1='the water', sol2='here', label=i%2)) for i in range(20)))
-        (folder/'mine.yaml').write_text(MINE.format(folder=folder))
+        own_task(folder)
         codes = dict(ours=COMMAND.format(folder=folder), torch_alone='import torch', harness=HARNESS.format(folder=folder))
         env = os.environ | dict(PYTHONPATH=str(ROOT), HF_DATASETS_OFFLINE='1', TRANSFORMERS_OFFLINE='1', HF_HOME=str(folder/'hub'))
         env.pop('PYTHONDONTWRITEBYTECODE', None)

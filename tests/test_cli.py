@@ -8,6 +8,7 @@ from andromeda.cli import run_command
 from andromeda.core import write_json
 from andromeda.runs import Run
 from andromeda.stages import Corpus, Recipe, Stage, named_recipes, recipe_to_dict
+from owntask import own_task
 
 
 @pytest.fixture(scope='module')
@@ -148,17 +149,7 @@ def test_a_run_is_asked_questions(road, capsys, tmp_path):
     assert code == 2 and "Did you mean 'piqa'" in err
     pytest.importorskip('lm_eval', reason="the command runs lm-evaluation-harness")
     [row,*_] = json.loads(said(capsys, 'eval', run, '--tasks', 'piqa', '--data', tmp_path, '--json')[1])['standings']
-    (tmp_path/'mine.yaml').write_text(f"""task: mine
-dataset_path: json
-dataset_kwargs: {{data_files: {{validation: {tmp_path/'piqa.jsonl'}}}}}
-validation_split: validation
-output_type: multiple_choice
-doc_to_text: "Question: {{{{goal}}}}\\nAnswer:"
-doc_to_target: label
-doc_to_choice: "{{{{[sol1, sol2]}}}}"
-metric_list: [{{metric: acc}}]
-""")
-    theirs = json.loads(said(capsys, 'eval', run, '--harness', 'mine', '--harness-files', tmp_path, '--json')[1])
+    theirs = json.loads(said(capsys, 'eval', run, '--harness', own_task(tmp_path), '--harness-files', tmp_path, '--json')[1])
     assert theirs['mine']['acc,none'] == pytest.approx(row['score'])
 
 
